@@ -1,0 +1,1 @@
+"""Every front door of ssmd: the command line, and the HTTP services."""

@@ -1,0 +1,1 @@
+"""The Dagster wing: assets, checks, partitions, sensors, schedules. The only wing that imports dagster."""

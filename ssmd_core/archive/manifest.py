@@ -1,0 +1,154 @@
+"""`manifest.json`: what a day's folder of the archive holds and what is known to be missing from it.
+
+Written whole, fsynced and renamed, after each sealed file. It can be rebuilt from the files; a start of the archiver
+does so for files that the manifest does not name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from ssmd_core.archive.paths import MANIFEST
+from ssmd_core.errors import ArchiveError
+
+VERSION = "1.0.0"
+
+
+class FileEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One sealed file.
+
+    Attributes:
+        name: file name.
+        start, end: slot bounds, RFC 3339 UTC.
+        records: lines.
+        raw_bytes: decompressed bytes.
+        bytes: file size.
+        first_seq, last_seq: JetStream stream sequences of its first and last line.
+        records_by_type: lines by the venue's message type; `control` for ssmd's own events, `unparsed` for what has
+            no type.
+        sha256: of the file.
+        sealed_at: RFC 3339 UTC.
+    """
+
+    name: str
+    start: str
+    end: str
+    records: int
+    raw_bytes: int
+    bytes: int
+    first_seq: int
+    last_seq: int
+    records_by_type: dict[str, int]
+    sha256: str
+    sealed_at: str
+
+
+class Gap(msgspec.Struct, forbid_unknown_fields=True):
+    """Stream sequences that the archive does not hold.
+
+    Attributes:
+        after_seq: last sequence before the hole.
+        missing: how many.
+        reason: `expired` (gone from the stream before they were archived), `duplicate` (the same epoch and ordinal
+            was archived before; nothing is lost), `deleted`.
+        detected_at: RFC 3339 UTC.
+    """
+
+    after_seq: int
+    missing: int
+    reason: str
+    detected_at: str
+
+
+class Epoch(msgspec.Struct, forbid_unknown_fields=True):
+    """What the archive holds of one connection, on this day.
+
+    Attributes:
+        first_ordinal, last_ordinal: lowest and highest.
+        count: how many different ones; a complete epoch has last - first + 1.
+        closed: whether its closing event is archived. An epoch without one ended with its process: what was on the
+            socket then is lost and unknown.
+    """
+
+    first_ordinal: int
+    last_ordinal: int
+    count: int
+    closed: bool = False
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True):
+    """A day's folder.
+
+    Attributes:
+        feed, stream, date: which.
+        files: by name, sorted.
+        gaps: in order of sequence.
+        epochs: by name.
+        tickers: venue ids seen, sorted; at most 20,000, then `tickers_truncated`.
+        message_types: sorted.
+    """
+
+    feed: str
+    stream: str
+    date: str
+    version: str = VERSION
+    format: str = "jsonl"
+    files: list[FileEntry] = []
+    gaps: list[Gap] = []
+    epochs: dict[str, Epoch] = {}
+    tickers: list[str] = []
+    tickers_truncated: bool = False
+    message_types: list[str] = []
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether anything was lost (a dropped duplicate is not a loss)."""
+        return any(gap.reason != "duplicate" for gap in self.gaps)
+
+    def file(self, name: str) -> FileEntry | None:
+        return next((entry for entry in self.files if entry.name == name), None)
+
+
+def load_manifest(folder: Path) -> Manifest | None:
+    """The folder's manifest, None if there is none.
+
+    Raises:
+        ArchiveError: it cannot be read as one.
+    """
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(content, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArchiveError(f"{path}: {error}") from error
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the folder's manifest durably."""
+    write_durably(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write, fsync, rename, fsync the folder: after a crash the old or the new content is there, never a mix."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the folder's entries (a rename, a new file) durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

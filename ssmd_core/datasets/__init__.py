@@ -1,0 +1,1 @@
+"""Hourly parquet from sealed archive files."""

@@ -1,0 +1,32 @@
+"""Kalshi: a regulated exchange of event contracts. Wire facts: spec wire-formats 1."""
+
+from __future__ import annotations
+
+from ssmd_core.feeds.base import Feed, Limits, Liveness
+from ssmd_core.feeds.kalshi.routing import route
+from ssmd_core.feeds.kalshi.schemas import MESSAGE_TYPES
+
+KALSHI = Feed(
+    name="kalshi",
+    display_name="Kalshi",
+    websocket_urls={
+        "prod": "wss://external-api-ws.kalshi.com/trade-api/ws/v2",
+        "demo": "wss://external-api-ws.demo.kalshi.co/trade-api/ws/v2",
+    },
+    rest_url="https://external-api.kalshi.com/trade-api/v2",
+    auth="kalshi_rsa_pss",
+    type_key=("type",),
+    default_stream="all",
+    default_channels=("ticker", "trade", "market_lifecycle_v2"),
+    default_instruments=(),
+    message_types=MESSAGE_TYPES,
+    route=route,
+    # 200 connections a user and 10,000 commands/s are the venue's limits; 256 markets a command is measured caution.
+    limits=Limits(instruments_per_connection=10_000, instruments_per_command=256, commands_per_s=20),
+    # The server pings every 10 s; quiet markets may be silent for minutes, so data is watched more patiently.
+    liveness=Liveness(
+        ping_interval_s=10, ping_text=None, pong_timeout_s=30, data_timeout_s=300, group_timeout_s=900
+    ),
+    integrity_rule="kalshi_seq",
+    quality_weight=0.35,
+)

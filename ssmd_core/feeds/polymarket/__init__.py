@@ -1,0 +1,31 @@
+"""Polymarket: the CLOB market channel. Wire facts: spec wire-formats 4."""
+
+from __future__ import annotations
+
+from ssmd_core.feeds.base import Feed, Limits, Liveness
+from ssmd_core.feeds.polymarket.routing import route
+from ssmd_core.feeds.polymarket.schemas import MESSAGE_TYPES
+
+POLYMARKET = Feed(
+    name="polymarket",
+    display_name="Polymarket",
+    websocket_urls={"prod": "wss://ws-subscriptions-clob.polymarket.com/ws/market"},
+    rest_url="https://gamma-api.polymarket.com",
+    auth="none",
+    type_key=("event_type",),
+    default_stream="markets",
+    default_channels=("market",),
+    default_instruments=(),
+    message_types=MESSAGE_TYPES,
+    route=route,
+    # No documented cap since 2025-05; 500 tokens a connection and about ten connections an address are in use.
+    limits=Limits(
+        instruments_per_connection=500, instruments_per_command=500, commands_per_s=5, connect_spacing_s=2.0
+    ),
+    # PONG is queued behind data and came up to 9.5 s late under load, hence the patience.
+    liveness=Liveness(
+        ping_interval_s=10, ping_text="PING", pong_timeout_s=40, data_timeout_s=120, group_timeout_s=900
+    ),
+    integrity_rule="polymarket_sha1",
+    quality_weight=0.2,
+)

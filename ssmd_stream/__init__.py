@@ -1,0 +1,1 @@
+"""Daemons: capture, archive, replay, local servers. Imports only ssmd_core."""

@@ -1,0 +1,1 @@
+"""From JetStream to sealed files: the archiver."""

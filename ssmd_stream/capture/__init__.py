@@ -1,0 +1,1 @@
+"""From exchange sockets to JetStream: sessions, connections, publisher, connector."""

@@ -1,0 +1,1 @@
+"""NATS, Postgres and Valkey from wheels, and the supervisor behind `ssmd up`."""
