@@ -15,30 +15,36 @@ NS_PER_US = 1_000
 
 
 class Clock:
-    """A wall clock that never goes backwards, optionally shifted and sped up.
+    """A wall clock, optionally shifted and sped up.
 
     Args:
         start_ns: epoch nanoseconds that the clock shows when it is made; None follows the system clock.
         rate: seconds of this clock per second of real time; only with `start_ns`.
 
-    Receive times decide archive slots, so a step back of the system clock is clamped: `now_ns` then repeats
-    its last value until real time has caught up.
+    Receive times decide archive slots, so a small step back of the system clock is clamped: `now_ns` repeats its last
+    value until real time has caught up. A larger step is followed and counted in `steps_back`: to repeat one value for
+    an hour would hide when messages came, and the archive keeps what arrives for a sealed slot in a late file.
     """
+
+    MAX_CLAMPED_STEP_NS = 2 * NS_PER_S
 
     def __init__(self, start_ns: int | None = None, rate: float = 1.0) -> None:
         self._start_ns = start_ns
         self._rate = rate
         self._made_ns = time.monotonic_ns()
         self._last_ns = 0
+        self.steps_back = 0
 
     def now_ns(self) -> int:
-        """Epoch nanoseconds, never less than the value returned before."""
+        """Epoch nanoseconds; not less than the value returned before, but for steps back of more than two seconds."""
         if self._start_ns is None:
             now = time.time_ns()
         else:
             now = self._start_ns + int((time.monotonic_ns() - self._made_ns) * self._rate)
         if now < self._last_ns:
-            return self._last_ns
+            if self._last_ns - now <= self.MAX_CLAMPED_STEP_NS:
+                return self._last_ns
+            self.steps_back += 1
         self._last_ns = now
         return now
 
@@ -74,3 +80,9 @@ class Clock:
         if self._start_ns is None:
             return ""
         return f"{self._start_ns}~{self._made_ns}@{self._rate}"
+
+
+def rfc3339_us(epoch_us: int) -> str:
+    """Epoch microseconds as RFC 3339 UTC with microseconds, e.g. `2026-11-22T11:15:00.000000Z`."""
+    moment = datetime.fromtimestamp(epoch_us // 1_000_000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_us % 1_000_000:06d}Z"

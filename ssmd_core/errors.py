@@ -19,6 +19,10 @@ class FrameError(SsmdError):
     """A frame or message is not what its venue's protocol allows (not JSON, too deep, too large)."""
 
 
+class ConnectError(SsmdError):
+    """A venue cannot be reached: its name, port, TLS or HTTP answer is at fault; the text says which."""
+
+
 class ArchiveError(SsmdError):
     """An archive file or manifest does not hold what it must."""
 

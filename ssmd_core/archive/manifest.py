@@ -53,7 +53,8 @@ class Gap(msgspec.Struct, forbid_unknown_fields=True):
         after_seq: last sequence before the hole.
         missing: how many.
         reason: `expired` (gone from the stream before they were archived), `duplicate` (the same epoch and ordinal
-            was archived before; nothing is lost), `deleted`.
+            was archived before; nothing is lost), `deleted` (removed from
+            the stream by somebody).
         detected_at: RFC 3339 UTC.
     """
 
@@ -67,16 +68,18 @@ class Epoch(msgspec.Struct, forbid_unknown_fields=True):
     """What the archive holds of one connection, on this day.
 
     Attributes:
-        first_ordinal, last_ordinal: lowest and highest.
-        count: how many different ones; a complete epoch has last - first + 1.
+        ranges: ordinals held, as [first, last] pairs in ascending order; one pair if nothing is missing.
         closed: whether its closing event is archived. An epoch without one ended with its process: what was on the
             socket then is lost and unknown.
     """
 
-    first_ordinal: int
-    last_ordinal: int
-    count: int
+    ranges: list[tuple[int, int]]
     closed: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many messages of the epoch are held."""
+        return sum(last - first + 1 for first, last in self.ranges)
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from ssmd_core.errors import ArchiveError
+
 SLOT_S = 900
 SLOT_US = SLOT_S * 1_000_000
 PART_SUFFIX = ".part"
@@ -90,3 +92,19 @@ def hour_files(folder: Path, hour: datetime) -> list[Path]:
         for path in folder.iterdir()
         if (match := SLOT_FILE.match(path.name)) and match[1] == wanted
     )
+
+
+def slot_of_file(date: str, name: str) -> Slot:
+    """The slot of a file name in a day's folder.
+
+    Raises:
+        ArchiveError: not such a name, or not such a folder.
+    """
+    match = SLOT_FILE.match(name)
+    if match is None:
+        raise ArchiveError(f"{date}/{name}: not a slot's file name")
+    try:
+        start = datetime.strptime(f"{date} {match[1]}{match[2]}", "%Y-%m-%d %H%M").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ArchiveError(f"{date}/{name}: not a day's folder: {error}") from error
+    return Slot(int(start.timestamp()) * 1_000_000)

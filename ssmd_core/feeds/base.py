@@ -8,17 +8,20 @@ from typing import Literal, NamedTuple
 
 Convert = Literal[
     "text",  # JSON string or number, kept as the venue wrote it
-    "int",  # JSON integer or a string of digits
-    "float",  # JSON number (Kraken: the venue itself sends binary-safe numbers)
+    "int",  # JSON number without fraction, or a string of digits
+    "float",  # JSON number, or decimal text
     "bool",
     "decimal",  # decimal text or JSON number, exact; "" is null; more digits than the column holds is a reject
     "cents",  # integer cents of the old Kalshi generation, divided by 100 exactly
     "s",  # epoch seconds, number or text
     "ms",  # epoch milliseconds, number or text
-    "iso",  # RFC 3339 with 0 to 9 fractional digits
+    "us",  # epoch microseconds, JSON integer
+    "iso",  # RFC 3339; fractional digits after the sixth are cut
     "json",  # any JSON value as compact text
-    "levels",  # array of [price, quantity] pairs or of {price, qty|size} objects
-    "cents_levels",  # array of [integer cents, quantity] pairs
+    "cents_or_dollars",  # JSON integer: cents; text: dollars
+    "levels",  # array of {price, qty|size} objects
+    "pairs",  # array of [price, quantity]
+    "cents_pairs",  # array of [integer cents, quantity]
     "is_snapshot",  # text "snapshot" is true, "update" is false
 ]
 
@@ -49,6 +52,7 @@ class Column:
         nullable: False makes a message without the value a reject.
         unit: `dollars`, `contracts`, `shares`, `base units`, …; "" where none applies.
         description: one line for the schema docs.
+        distinct: values hardly repeat (hashes, trade ids), so a parquet dictionary would only cost time and space.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Column:
     nullable: bool = True
     unit: str = ""
     description: str = ""
+    distinct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,7 @@ class Feed:
         auth: `kalshi_rsa_pss` or `none`.
         type_key: top-level members that may hold the message type, in the order they are tried.
         default_stream: stream whose subjects carry no category, "" if every stream has one.
+        streams: the streams that ssmd captures and makes into datasets unless told otherwise.
         default_channels: what is subscribed unless env.yaml says otherwise.
         default_instruments: likewise; empty means all markets, where the venue allows it, or discovery over REST.
         message_types: by the venue's word.
@@ -176,6 +182,7 @@ class Feed:
     auth: Literal["kalshi_rsa_pss", "none"]
     type_key: tuple[str, ...]
     default_stream: str
+    streams: tuple[str, ...]
     default_channels: tuple[str, ...]
     default_instruments: tuple[str, ...]
     message_types: Mapping[str, MessageType]
@@ -195,7 +202,7 @@ class Feed:
 
 META_COLUMNS: tuple[Column, ...] = (
     Column("_nats_seq", "uint64", (Source("_nats_seq", "int"),), False, "", "JetStream stream sequence"),
-    Column("_received_at", "timestamp", (Source("_received_at", "int"),), False, "µs, UTC", "receive time at the socket"),
+    Column("_received_at", "timestamp", (Source("_received_at", "us"),), False, "µs, UTC", "receive time at the socket"),
     Column("_epoch", "string", (Source("_epoch", "text"),), False, "", "WebSocket connection the message came on"),
     Column("_ordinal", "int64", (Source("_ordinal", "int"),), False, "", "position of the message in its epoch, from 0"),
 )

@@ -17,6 +17,7 @@ KALSHI = Feed(
     auth="kalshi_rsa_pss",
     type_key=("type",),
     default_stream="all",
+    streams=("crypto",),
     default_channels=("ticker", "trade", "market_lifecycle_v2"),
     default_instruments=(),
     message_types=MESSAGE_TYPES,

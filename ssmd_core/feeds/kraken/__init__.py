@@ -14,6 +14,7 @@ KRAKEN = Feed(
     auth="none",
     type_key=("channel", "method"),
     default_stream="spot",
+    streams=("spot",),
     default_channels=("ticker", "trade", "book", "instrument"),
     default_instruments=("BTC/USD", "ETH/USD", "SOL/USD", "XRP/USD", "DOGE/USD"),
     message_types=MESSAGE_TYPES,

@@ -14,6 +14,7 @@ POLYMARKET = Feed(
     auth="none",
     type_key=("event_type",),
     default_stream="markets",
+    streams=("markets",),
     default_channels=("market",),
     default_instruments=(),
     message_types=MESSAGE_TYPES,

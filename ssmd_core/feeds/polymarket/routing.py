@@ -8,14 +8,18 @@ from ssmd_core.errors import FrameError
 from ssmd_core.feeds.base import Route
 
 
+# msgspec refuses every value of a `Raw | None` member, so absence is this object.
+_ABSENT = msgspec.Raw()
+
+
 class _Envelope(msgspec.Struct, gc=False):
     event_type: str = ""
     market: str = ""
-    bids: msgspec.Raw | None = None
-    asks: msgspec.Raw | None = None
-    buys: msgspec.Raw | None = None
-    sells: msgspec.Raw | None = None
-    price_changes: msgspec.Raw | None = None
+    bids: msgspec.Raw = _ABSENT
+    asks: msgspec.Raw = _ABSENT
+    buys: msgspec.Raw = _ABSENT
+    sells: msgspec.Raw = _ABSENT
+    price_changes: msgspec.Raw = _ABSENT
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
@@ -36,9 +40,9 @@ def route(payload: bytes) -> Route:
         raise FrameError(f"not a Polymarket message: {error}: {payload[:120]!r}") from error
     kind = envelope.event_type
     if not kind:
-        if envelope.price_changes is not None:
+        if envelope.price_changes is not _ABSENT:
             kind = "price_change"
-        elif any(side is not None for side in (envelope.bids, envelope.asks, envelope.buys, envelope.sells)):
+        elif any(side is not _ABSENT for side in (envelope.bids, envelope.asks, envelope.buys, envelope.sells)):
             kind = "book"
         else:
             raise FrameError(f"Polymarket message without event_type: {payload[:120]!r}")

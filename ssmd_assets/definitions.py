@@ -1,0 +1,21 @@
+"""Everything that Dagster loads: `dagster dev`, or `dagster asset materialize -m ssmd_assets.definitions`."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ssmd_assets.defs.archives.assets import archive_specs
+from ssmd_assets.defs.archives.sensors import sealed_hours
+from ssmd_assets.defs.datasets.assets import dataset_assets
+from ssmd_assets.defs.datasets.jobs import hourly_datasets
+from ssmd_assets.defs.resources import Environment
+from ssmd_assets.defs.streams.assets import stream_specs
+
+defs = dg.Definitions(
+    assets=[*stream_specs(), *archive_specs(), *dataset_assets()],
+    jobs=[hourly_datasets],
+    sensors=[sealed_hours],
+    resources={"environment": Environment()},
+    # A process for each step costs more than the step: 3.6-4.9 s against 12-20 s for one asset with two checks.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,1 @@
+"""A folder per domain: what changes together stands together."""

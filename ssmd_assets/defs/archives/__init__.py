@@ -1,0 +1,1 @@
+"""The raw archive, as external assets, and the sensor that watches it."""

@@ -1,0 +1,1 @@
+"""Hourly parquet files, their metadata and their checks."""

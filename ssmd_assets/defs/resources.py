@@ -1,0 +1,15 @@
+"""Resources: thin builders; what they build is importable without Dagster."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ssmd_core.settings import Settings
+
+
+class Environment(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The process's settings, read from the environment when a step or a tick asks for them, not at import."""
+
+    def settings(self) -> Settings:
+        """Settings of this process."""
+        return Settings.from_environment()

@@ -1,0 +1,1 @@
+"""JetStream streams, as external assets."""

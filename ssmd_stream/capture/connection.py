@@ -1,0 +1,425 @@
+"""The life of one WebSocket connection: everything it receives and says gets an ordinal and is published."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+
+from ssmd_core.clock import NS_PER_S, Clock
+from ssmd_core.errors import FrameError
+from ssmd_core.feeds.base import Feed, Liveness
+from ssmd_core.messages.control import Event, control_event
+from ssmd_core.messages.frames import split_frame
+from ssmd_core.messages.headers import Stamp
+from ssmd_stream.capture.sessions.base import ALL, Command, Notice, Session
+from ssmd_stream.capture.stats import Router, ShardStats
+from ssmd_stream.capture.websocket import TOO_BIG, Socket, TransportName, open_websocket
+
+log = structlog.get_logger()
+
+GOING_AWAY = 1001
+NORMAL = 1000
+# A close that cannot be flushed because the peer no longer reads must not hold up the reconnect.
+_CLOSE_GRACE_S = 1.0
+
+
+class Publish(Protocol):
+    """`Publisher.publish`."""
+
+    def __call__(self, subject: str, payload: bytes, stamp: Stamp, /) -> None: ...
+
+
+class Epoch:
+    """Gives everything that one connection publishes its ordinal, from 0, without holes.
+
+    Args:
+        connection: connection name, e.g. `c0`; the epoch's name is `{connection}-{UTC time}-{4 hex digits}`.
+        control_subject: where ssmd's own events go.
+    """
+
+    def __init__(self, connection: str, control_subject: str, clock: Clock, publish: Publish) -> None:
+        made_ns = clock.now_ns()
+        moment = datetime.fromtimestamp(made_ns // NS_PER_S, UTC)
+        milliseconds = made_ns // 1_000_000 % 1000
+        # Not for secrecy: two processes that open in the same millisecond must not share an epoch.
+        suffix = random.SystemRandom().randrange(0x10000)
+        self.name = f"{connection}-{moment:%Y%m%dT%H%M%S}{milliseconds:03d}-{suffix:04x}"
+        self.connection = connection
+        self.next_ordinal = itertools.count().__next__
+        self._subject = control_subject
+        self._clock = clock
+        self._publish = publish
+
+    def control(self, event: Event, **fields: Any) -> None:
+        """Publish one of ssmd's own events."""
+        payload = control_event(event, self.connection, **fields)
+        self._publish(self._subject, payload, Stamp(self.name, self.next_ordinal(), self._clock.now_ns()))
+
+    def close(self, **fields: Any) -> None:
+        """Publish the last event; `messages` is how many ordinals the epoch used, this event's included."""
+        ordinal = self.next_ordinal()
+        payload = control_event("closed", self.connection, messages=ordinal + 1, **fields)
+        self._publish(self._subject, payload, Stamp(self.name, ordinal, self._clock.now_ns()))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all connections of a connector share.
+
+    Attributes:
+        group_timeouts_s: silence after which a channel is resubscribed, None for never.
+        open_timeout_s: for opening a connection.
+    """
+
+    feed: Feed
+    url: str
+    transport: TransportName
+    clock: Clock
+    publish: Publish
+    liveness: Liveness
+    group_timeouts_s: Mapping[str, float | None]
+    open_timeout_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a connection ended."""
+
+    code: int
+    reason: str
+    lasted_s: float
+
+
+class Connection:
+    """One connection. Implements `websocket.Receiver`.
+
+    Args:
+        name: connection name.
+        session: fresh session of the venue.
+        instruments: what to subscribe at once; empty for all.
+        router, stats: of the shard, shared by its successive connections.
+        paused: whether reading starts paused.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        session: Session,
+        instruments: Sequence[str],
+        setting: Setting,
+        *,
+        router: Router,
+        stats: ShardStats,
+        paused: bool,
+    ) -> None:
+        self.name = name
+        self.session = session
+        self._instruments = tuple(instruments)
+        self._setting = setting
+        self._router = router
+        self._stats = stats
+        self._paused = paused
+        self._loop = asyncio.get_running_loop()
+        self._socket: Socket | None = None
+        self._epoch = Epoch(name, router.control_subject, setting.clock, setting.publish)
+        self._commands: asyncio.Queue[Command] = asyncio.Queue()
+        self._ended: asyncio.Future[Ended] = self._loop.create_future()
+        self._why: tuple[int, str] | None = None
+        self._opened_s = 0.0
+        self._alive = 0
+        self._log = log.bind(feed=setting.feed.name, connection=name, epoch=self._epoch.name)
+        self.on_message = self._receive_path()
+        # What the watchdogs compare: counts seen at the last look, and when they last moved.
+        self._seen_frames = (-1, -1)
+        self._seen_data = {channel: -1 for channel in session.channels}
+        self._moved_s = {channel: 0.0 for channel in session.channels}
+        self._counts = {
+            channel: [stats.by_type[kind] for kind, group in session.groups.items() if group == channel]
+            for channel in session.channels
+        }
+        self._resubscribed: set[str] = set()
+
+    # -- life
+
+    async def run(self) -> Ended:
+        """Open, capture until the connection ends, and say how it ended.
+
+        Raises:
+            ConnectError: it could not be opened.
+            ConfigError: a credential cannot be used.
+        """
+        setting = self._setting
+        await open_websocket(
+            setting.transport,
+            setting.url,
+            self,
+            headers=self.session.headers(setting.clock.now_ns()),
+            max_message_bytes=setting.feed.limits.max_frame_bytes,
+            timeout_s=setting.open_timeout_s,
+        )
+        tasks = [self._loop.create_task(self._send_commands()), self._loop.create_task(self._supervise())]
+        try:
+            waited: list[asyncio.Future[Any]] = [self._ended, *tasks]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            return await self._ended
+        finally:
+            for task in tasks:
+                task.cancel()
+            if not self._ended.done():
+                self.end(GOING_AWAY, "cancelled")
+                self.on_close(GOING_AWAY, "cancelled")
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection for our own reason; `run` returns soon after."""
+        if self._socket is None or self._ended.done():
+            return
+        self._why = self._why or (code, reason)
+        self._socket.close(code, reason)
+        self._loop.call_later(_CLOSE_GRACE_S, self._socket.abort)
+
+    def _give_up(self, reason: str) -> None:
+        """Drop a connection that is dead or deaf; no Close frame would get through."""
+        if self._why is not None:
+            return
+        self._log.warning("connection given up", reason=reason)
+        self._epoch.control("error", reason=reason)
+        self._why = (GOING_AWAY, reason)
+        assert self._socket is not None
+        self._socket.abort()
+
+    # -- websocket.Receiver
+
+    def on_open(self, socket: Socket) -> None:
+        """See `Receiver`."""
+        now_s = self._loop.time()
+        self._socket = socket
+        self._opened_s = now_s
+        stats = self._stats
+        stats.connected, stats.up_since_s, stats.failing = True, now_s, False
+        stats.connects += 1
+        self._epoch.control("open", url=self._setting.url, local=socket.local, remote=socket.remote)
+        self._log.info("connection open", url=self._setting.url, local=socket.local, remote=socket.remote)
+        for command in self.session.open(self._instruments):
+            self._commands.put_nowait(command)
+        self.sample(now_s)
+        if self._paused:
+            socket.pause_reading()
+
+    def on_ping(self) -> None:
+        """See `Receiver`."""
+        self._alive += 1
+
+    def on_pong(self) -> None:
+        """See `Receiver`."""
+        self._alive += 1
+        self._stats.last_pong_ts = self._setting.clock.now_ns() / NS_PER_S
+
+    def on_close(self, code: int, reason: str) -> None:
+        """See `Receiver`."""
+        if self._ended.done():
+            return
+        now_s = self._loop.time()
+        code, reason = self._why or (code, reason)
+        self.sample(now_s)
+        if code == TOO_BIG:
+            self._stats.oversized += 1
+            self._epoch.control("error", reason=reason, code=code)
+        self._epoch.close(reason=reason, code=code)
+        self._log.info("connection closed", code=code, reason=reason)
+        stats = self._stats
+        stats.connected, stats.down_since_s, stats.last_error = False, now_s, f"closed: {code} {reason}"
+        self._ended.set_result(Ended(code, reason, now_s - self._opened_s))
+
+    def _receive_path(self) -> Callable[[bytes], None]:
+        """The function that every frame goes through; a closure, because attribute look-ups cost a fifth of it."""
+        stats, router = self._stats, self._router
+        targets, resolve, unroutable = router.targets, router.resolve, router.unroutable
+        route, now_ns, publish = self._setting.feed.route, self._setting.clock.now_ns, self._setting.publish
+        epoch, next_ordinal, on_control = self._epoch.name, self._epoch.next_ordinal, self._on_control
+
+        def receive(frame: bytes) -> None:
+            recv_ns = now_ns()
+            stats.frames += 1
+            stats.bytes += len(frame)
+            for payload in (frame,) if frame[:1] == b"{" else split_frame(frame):
+                kind = ""
+                try:
+                    found = route(payload)
+                except FrameError:
+                    target = unroutable(payload)
+                else:
+                    kind = found.type
+                    target = targets.get(found) or resolve(found)
+                target.count.messages += 1
+                publish(target.subject, payload, Stamp(epoch, next_ordinal(), recv_ns))
+                if target.control:
+                    on_control(kind, payload)
+
+        return receive
+
+    def _on_control(self, kind: str, payload: bytes) -> None:
+        reaction = self.session.on_message(kind, payload)
+        if reaction.pong:
+            self._stats.last_pong_ts = self._setting.clock.now_ns() / NS_PER_S
+        for notice in reaction.notices:
+            self._on_notice(notice)
+        for command in reaction.commands:
+            self._commands.put_nowait(command)
+
+    def _on_notice(self, notice: Notice) -> None:
+        stats = self._stats
+        instruments = notice.instruments or ((ALL,) if notice.channel else ())
+        if notice.event == "acknowledged":
+            stats.acknowledged += len(instruments)
+            self._epoch.control("acknowledged", channel=notice.channel, instruments=instruments)
+            return
+        self._log.warning(
+            "subscription " + notice.event,
+            channel=notice.channel,
+            instruments=len(instruments),
+            first=instruments[:5],
+            reason=notice.reason,
+        )
+        if notice.event == "refused":
+            self._epoch.control("refused", channel=notice.channel, instruments=instruments, reason=notice.reason)
+        elif notice.event == "error":
+            stats.venue_errors += 1
+            self._epoch.control("error", channel=notice.channel, instruments=instruments, reason=notice.reason)
+        else:
+            self._resubscribe(notice.channel, notice.reason)
+
+    # -- what others may ask of a live connection
+
+    def add(self, instruments: Sequence[str]) -> None:
+        """Subscribe more instruments."""
+        for command in self.session.add(instruments):
+            self._commands.put_nowait(command)
+
+    def remove(self, instruments: Sequence[str]) -> None:
+        """Unsubscribe instruments."""
+        for command in self.session.remove(instruments):
+            self._commands.put_nowait(command)
+
+    def pause(self, paused: bool) -> None:
+        """Stop reading, or read again; no watchdog runs meanwhile."""
+        self._paused = paused
+        if self._socket is not None and not self._ended.done():
+            if paused:
+                self._socket.pause_reading()
+            else:
+                self._socket.resume_reading()
+
+    # -- commands, keepalive, watchdogs
+
+    async def _send_commands(self) -> None:
+        pause_s = 1.0 / self._setting.feed.limits.commands_per_s
+        while True:
+            command = await self._commands.get()
+            assert self._socket is not None
+            self._socket.send(command.text)
+            self.session.sent(command, self._loop.time())
+            instruments = command.instruments or (ALL,)
+            self._epoch.control(command.action, channel=command.channel, instruments=instruments)
+            if command.action == "unsubscribe":
+                self._stats.unsubscribed += len(instruments)
+            await asyncio.sleep(pause_s)
+
+    async def _supervise(self) -> None:
+        liveness = self._setting.liveness
+        limits = [liveness.ping_interval_s, liveness.pong_timeout_s, liveness.data_timeout_s, 8.0]
+        limits += [timeout_s for timeout_s in self._setting.group_timeouts_s.values() if timeout_s is not None]
+        look_s = max(min(limits) / 8, 0.01)
+        next_ping_s = self._loop.time() + liveness.ping_interval_s
+        last_s = self._loop.time()
+        while True:
+            await asyncio.sleep(look_s)
+            now_s = self._loop.time()
+            if self._paused:
+                self._stats.paused_s += now_s - last_s
+            last_s = now_s
+            if now_s >= next_ping_s:
+                next_ping_s = max(next_ping_s + liveness.ping_interval_s, now_s)
+                self._send_keepalive()
+            if self._is_dead(now_s):
+                return await self._forever()
+            for notice in self.session.overdue(now_s):
+                self._on_notice(notice)
+            if self.session.all_refused:
+                self.end(NORMAL, "every subscription was refused")
+                return await self._forever()
+
+    async def _forever(self) -> None:
+        await self._ended
+
+    def _send_keepalive(self) -> None:
+        assert self._socket is not None
+        text = self._setting.liveness.ping_text
+        if text is None:
+            self._socket.ping()
+        else:
+            self._socket.send(text)
+
+    def sample(self, now_s: float) -> None:
+        """See which counts have moved since the last look."""
+        stats = self._stats
+        wall_s = self._setting.clock.now_ns() / NS_PER_S
+        frames = (stats.frames, self._alive)
+        if frames != self._seen_frames or self._paused:
+            if stats.frames != self._seen_frames[0] and self._seen_frames[0] >= 0:
+                stats.last_frame_ts = wall_s
+            self._seen_frames = frames
+            stats.last_frame_s = now_s
+        for channel, counts in self._counts.items():
+            messages = sum(count.messages for count in counts)
+            if messages != self._seen_data[channel]:
+                if self._seen_data[channel] >= 0:
+                    stats.last_data_s, stats.last_data_ts = now_s, wall_s
+                    self._resubscribed.discard(channel)
+                self._seen_data[channel] = messages
+                self._moved_s[channel] = now_s
+            elif self._paused:
+                self._moved_s[channel] = now_s
+
+    def _is_dead(self, now_s: float) -> bool:
+        self.sample(now_s)
+        if self._paused:
+            return False
+        liveness = self._setting.liveness
+        if now_s - self._stats.last_frame_s > liveness.pong_timeout_s:
+            self._give_up(f"no frame and no pong for {liveness.pong_timeout_s:g} s")
+            return True
+        watched = [c for c in self.session.channels if self._setting.group_timeouts_s.get(c) and self.session.wanted(c)]
+        if watched and now_s - max(self._moved_s[c] for c in watched) > liveness.data_timeout_s:
+            self._give_up(f"no market data for {liveness.data_timeout_s:g} s")
+            return True
+        for channel in watched:
+            timeout_s = self._setting.group_timeouts_s[channel]
+            silent_s = now_s - self._moved_s[channel]
+            if timeout_s is not None and silent_s > timeout_s:
+                if not self._resubscribe(channel, f"no {channel} data for {timeout_s:g} s"):
+                    return True
+                self._moved_s[channel] = now_s
+        return False
+
+    def _resubscribe(self, channel: str, reason: str) -> bool:
+        """Ask for a channel again; False if that was done before and brought no data, so the connection is dropped."""
+        if channel in self._resubscribed:
+            self._give_up(f"{reason}, again after resubscribing")
+            return False
+        self._resubscribed.add(channel)
+        self._stats.resubscribes += 1
+        self._log.warning("resubscribing", channel=channel, reason=reason)
+        self._epoch.control("error", channel=channel, reason=reason)
+        for command in self.session.resubscribe(channel):
+            self._commands.put_nowait(command)
+        return True

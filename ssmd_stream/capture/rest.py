@@ -1,0 +1,116 @@
+"""Look-ups over the venues' REST interfaces that a connector makes before it subscribes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import msgspec
+import orjson
+
+from ssmd_core.errors import ConnectError
+
+ATTEMPTS = 3
+TIMEOUT_S = 30.0
+GAMMA_PAGE = 1000
+# 1,000 pages are a million markets; only a cursor that runs in circles gets there.
+MAX_PAGES = 1000
+
+# v1 names in REST, v2 names on the WebSocket (spec wire-formats 2.2).
+_RENAMED = {"XBT": "BTC", "XDG": "DOGE"}
+
+
+async def get_json(session: aiohttp.ClientSession, url: str, params: dict[str, str] | None = None) -> Any:
+    """GET a JSON document; tried `ATTEMPTS` times, a second and then two apart.
+
+    Raises:
+        ConnectError: no attempt gave HTTP 200 with JSON.
+    """
+    problem = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(2.0 ** (attempt - 1))
+        try:
+            async with session.get(url, params=params, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as response:
+                body = await response.read()
+                if response.status == 200:
+                    return orjson.loads(body)
+                problem = f"HTTP {response.status} {body[:120].decode(errors='replace')}"
+        except orjson.JSONDecodeError as error:
+            problem = f"answer is not JSON: {error}"
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            problem = f"{type(error).__name__}: {error}"
+    raise ConnectError(f"{url}: {problem}")
+
+
+def parse_pair_map(document: Any) -> dict[str, str]:
+    """WebSocket symbol (`BTC/USD`) -> AssetPairs key (`XXBTZUSD`) from the body of AssetPairs.
+
+    Raises:
+        ConnectError: the body is an error (Kraken answers those with HTTP 200) or not what it should be.
+    """
+    if not isinstance(document, dict) or document.get("error") or not isinstance(document.get("result"), dict):
+        raise ConnectError(f"AssetPairs: unexpected answer {str(document)[:200]}")
+    pairs: dict[str, str] = {}
+    for key, pair in document["result"].items():
+        name = pair.get("wsname") if isinstance(pair, dict) else None
+        if isinstance(name, str):
+            pairs["/".join(_RENAMED.get(side, side) for side in name.split("/"))] = key
+    return pairs
+
+
+async def kraken_pair_map(rest_url: str) -> dict[str, str]:
+    """WebSocket symbol -> AssetPairs key of every pair.
+
+    Raises:
+        ConnectError: the venue does not answer as it should.
+    """
+    async with aiohttp.ClientSession() as session:
+        return parse_pair_map(await get_json(session, f"{rest_url}/AssetPairs"))
+
+
+def parse_tokens(markets: Any) -> list[str]:
+    """Token ids of Gamma market objects, in their order; markets without tokens (some legacy ones) give none."""
+    tokens: list[str] = []
+    for market in markets if isinstance(markets, list) else ():
+        ids = market.get("clobTokenIds") if isinstance(market, dict) else None
+        if isinstance(ids, str):
+            # Gamma writes arrays as JSON inside a string.
+            try:
+                ids = msgspec.json.decode(ids)
+            except msgspec.DecodeError:
+                continue
+        if isinstance(ids, list):
+            tokens += [token for token in ids if isinstance(token, str) and token.isdigit()]
+    return tokens
+
+
+async def polymarket_tokens(rest_url: str, *, min_volume: float, min_liquidity: float) -> list[str]:
+    """Token ids of all open markets above both thresholds (dollars), sorted, each once; never a partial list.
+
+    Raises:
+        ConnectError: a page cannot be had, or the cursor runs in circles.
+    """
+    tokens: set[str] = set()
+    cursors: set[str] = set()
+    params = {
+        "limit": str(GAMMA_PAGE),
+        "closed": "false",
+        "volume_num_min": f"{min_volume:g}",
+        "liquidity_num_min": f"{min_liquidity:g}",
+    }
+    async with aiohttp.ClientSession() as session:
+        for _ in range(MAX_PAGES):
+            page = await get_json(session, f"{rest_url}/markets/keyset", params)
+            if not isinstance(page, dict) or not isinstance(page.get("markets"), list):
+                raise ConnectError(f"{rest_url}/markets/keyset: unexpected answer {str(page)[:200]}")
+            tokens.update(parse_tokens(page["markets"]))
+            cursor = page.get("next_cursor")
+            if not cursor or not page["markets"]:
+                return sorted(tokens)
+            if cursor in cursors:
+                break
+            cursors.add(cursor)
+            params["after_cursor"] = cursor
+    raise ConnectError(f"{rest_url}/markets/keyset: cursor repeats after {len(cursors)} pages")

@@ -1,0 +1,322 @@
+"""What every venue's session does: remember what was asked for, and what became of it. No I/O.
+
+A session lives as long as one connection. It turns wishes (`open`, `add`, `remove`, `resubscribe`) into `Command`s
+and the venue's control messages into `Notice`s; the connection sends the former and archives the latter.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from ssmd_core.feeds.base import Feed
+
+# Stands for "every instrument of the venue" where a channel was asked for without a list.
+ALL = "*"
+
+Action = Literal["subscribe", "unsubscribe", "resubscribe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A frame to send.
+
+    Attributes:
+        id: number of the command on its connection, from 1.
+        text: the frame.
+        action, channel, instruments: what it asks for, for the archive.
+        attempt: 1, or more for one that is sent again.
+    """
+
+    id: int
+    text: str
+    action: Action
+    channel: str
+    instruments: tuple[str, ...]
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a venue's message means for our subscriptions.
+
+    Attributes:
+        event: `acknowledged` and `refused` settle instruments of a channel; `resubscribe` says that a channel's
+            subscription has ended at the venue; `error` is anything else that the venue complains about.
+        channel, instruments: what it is about, "" and () if the venue does not say.
+        reason: the venue's text.
+    """
+
+    event: Literal["acknowledged", "refused", "resubscribe", "error"]
+    channel: str = ""
+    instruments: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a control message leads to."""
+
+    notices: tuple[Notice, ...] = ()
+    commands: tuple[Command, ...] = ()
+    pong: bool = False
+
+
+NOTHING = Reaction()
+PONG = Reaction(pong=True)
+
+
+@dataclass(slots=True)
+class _Pending:
+    command: Command
+    waiting: set[str]
+    deadline_s: float = float("inf")
+
+
+@dataclass(slots=True)
+class Subscriptions:
+    """State of every instrument asked for on one channel."""
+
+    asked: dict[str, None] = field(default_factory=dict)
+    accepted: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Session(ABC):
+    """Protocol of one venue on one connection.
+
+    Args:
+        feed: registry entry.
+        channels: what to subscribe.
+        options: parameters of a channel's subscribe command, from env.yaml, e.g. `{"book": {"depth": 100}}`.
+    """
+
+    groups: ClassVar[Mapping[str, str]]
+    """Channel that a data message of this type proves alive; types not named here prove no channel."""
+
+    quiet_channels: ClassVar[frozenset[str]] = frozenset()
+    """Channels that are silent for hours by nature; no watchdog unless env.yaml sets one."""
+
+    acknowledges: ClassVar[bool] = True
+    """Whether the venue answers a subscribe command."""
+
+    def __init__(self, feed: Feed, channels: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
+        self.feed = feed
+        self.channels = tuple(channels)
+        self.options = options
+        self.subscriptions: dict[str, Subscriptions] = {channel: Subscriptions() for channel in self.channels}
+        self._pending: dict[int, _Pending] = {}
+        self._last_id = 0
+        self._last_error = ""
+
+    # -- what the connection asks for
+
+    def headers(self, now_ns: int) -> dict[str, str]:
+        """HTTP headers of the handshake; made anew for each.
+
+        Raises:
+            ConfigError: a credential is missing or cannot be used.
+        """
+        del now_ns
+        return {}
+
+    def open(self, instruments: Sequence[str]) -> list[Command]:
+        """Everything to send on a fresh connection. Without instruments: all, where the venue has such a thing."""
+        return [command for channel in self.channels for command in self._ask(channel, instruments, "subscribe")]
+
+    def add(self, instruments: Sequence[str]) -> list[Command]:
+        """Subscribe more instruments on the live connection."""
+        commands = []
+        for channel in self.channels:
+            known = self.subscriptions[channel].asked
+            fresh = [instrument for instrument in instruments if instrument not in known]
+            if fresh:
+                commands += self._ask(channel, fresh, "subscribe")
+        return commands
+
+    def remove(self, instruments: Sequence[str]) -> list[Command]:
+        """Unsubscribe instruments on the live connection; the others stay."""
+        commands = []
+        for channel in self.channels:
+            state = self.subscriptions[channel]
+            gone = tuple(instrument for instrument in instruments if instrument in state.asked)
+            for instrument in gone:
+                del state.asked[instrument]
+                state.accepted.discard(instrument)
+                state.refused.pop(instrument, None)
+            for pending in self._pending.values():
+                if pending.command.channel == channel:
+                    pending.waiting.difference_update(gone)
+            for chunk in chunks(gone, self.feed.limits.instruments_per_command):
+                commands += self._unsubscribe(channel, chunk)
+        return commands
+
+    def resubscribe(self, channel: str) -> list[Command]:
+        """Ask for everything of a channel again."""
+        state = self.subscriptions[channel]
+        instruments = [instrument for instrument in state.asked if instrument != ALL]
+        for id_ in [id_ for id_, pending in self._pending.items() if pending.command.channel == channel]:
+            del self._pending[id_]
+        state.accepted.clear()
+        return [*self._end(channel, instruments), *self._ask(channel, instruments, "resubscribe")]
+
+    def sent(self, command: Command, now_s: float) -> None:
+        """The connection sent `command` at monotonic time `now_s`; its acknowledgement is due from now."""
+        pending = self._pending.get(command.id)
+        if pending is not None:
+            pending.deadline_s = now_s + self.feed.limits.ack_timeout_s
+
+    def overdue(self, now_s: float) -> list[Notice]:
+        """Settle as refused what was not acknowledged in time."""
+        notices = []
+        for id_, pending in list(self._pending.items()):
+            if now_s >= pending.deadline_s:
+                reason = f"no acknowledgement in {self.feed.limits.ack_timeout_s:g} s"
+                if self._last_error:
+                    reason += f"; last error: {self._last_error}"
+                del self._pending[id_]
+                notices.append(self._refuse(pending.command.channel, tuple(sorted(pending.waiting)), reason))
+        return notices
+
+    def on_message(self, kind: str, payload: bytes) -> Reaction:
+        """Read a control message. Never raises: what cannot be read is an `error` notice."""
+        try:
+            return self._read(kind, payload)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return Reaction((Notice("error", reason=f"{kind} message cannot be read: {error}"),))
+
+    # -- what became of it
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether an acknowledgement is still awaited."""
+        return bool(self._pending)
+
+    @property
+    def refused(self) -> dict[tuple[str, str], str]:
+        """(channel, instrument) -> the venue's reason."""
+        return {
+            (channel, instrument): reason
+            for channel, state in self.subscriptions.items()
+            for instrument, reason in state.refused.items()
+        }
+
+    def wanted(self, channel: str) -> bool:
+        """Whether something of the channel is asked for that the venue has not refused."""
+        state = self.subscriptions[channel]
+        return len(state.asked) > len(state.refused)
+
+    @property
+    def all_refused(self) -> bool:
+        """Whether something was asked for and nothing of it was, or can still be, accepted."""
+        asked = any(state.asked for state in self.subscriptions.values())
+        return asked and not self._pending and not any(self.wanted(channel) for channel in self.channels)
+
+    # -- for the venues
+
+    @abstractmethod
+    def _read(self, kind: str, payload: bytes) -> Reaction:
+        """See `on_message`; may raise `msgspec.DecodeError`."""
+
+    @abstractmethod
+    def _subscribe_text(self, id_: int, channel: str, instruments: tuple[str, ...]) -> str:
+        """The subscribe frame; `instruments` is empty for all."""
+
+    @abstractmethod
+    def _unsubscribe(self, channel: str, instruments: tuple[str, ...]) -> list[Command]:
+        """Commands that end some instruments of a channel."""
+
+    def _end(self, channel: str, instruments: Sequence[str]) -> list[Command]:
+        """Commands that must precede asking for a channel again."""
+        return [
+            command
+            for chunk in chunks(instruments, self.feed.limits.instruments_per_command)
+            for command in self._unsubscribe(channel, chunk)
+        ]
+
+    def _listed(self, channel: str) -> bool:
+        """Whether the channel takes a list of instruments at all."""
+        del channel
+        return True
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _ask(self, channel: str, instruments: Sequence[str], action: Action) -> list[Command]:
+        if not instruments or not self._listed(channel):
+            if ALL in self.subscriptions[channel].asked and action == "subscribe":
+                return []
+            return [self._command(channel, (), action)]
+        size = self.feed.limits.instruments_per_command
+        return [self._command(channel, chunk, action) for chunk in chunks(instruments, size)]
+
+    def _command(self, channel: str, instruments: tuple[str, ...], action: Action, attempt: int = 1) -> Command:
+        id_ = self._next_id()
+        state = self.subscriptions[channel]
+        for instrument in instruments or (ALL,):
+            state.asked[instrument] = None
+            state.refused.pop(instrument, None)
+        text = self._subscribe_text(id_, channel, instruments)
+        return self._expect(Command(id_, text, action, channel, instruments, attempt))
+
+    def _expect(self, command: Command) -> Command:
+        if self.acknowledges:
+            self._pending[command.id] = _Pending(command, set(command.instruments or (ALL,)))
+        return command
+
+    def _pending_for(self, channel: str, instrument: str) -> Iterator[int]:
+        for id_, pending in self._pending.items():
+            if pending.command.channel == channel and instrument in pending.waiting:
+                yield id_
+
+    def _settle(self, id_: int, instruments: Iterable[str] | None = None) -> Command | None:
+        """Take instruments (None: all) off a pending command; the command if it was pending."""
+        pending = self._pending.get(id_)
+        if pending is None:
+            return None
+        if instruments is None:
+            pending.waiting.clear()
+        else:
+            pending.waiting.difference_update(instruments)
+        if not pending.waiting:
+            del self._pending[id_]
+        return pending.command
+
+    def _accept(self, channel: str, instruments: tuple[str, ...]) -> Notice:
+        state = self.subscriptions.get(channel)
+        if state is not None:
+            for instrument in instruments or (ALL,):
+                if instrument in state.asked:
+                    state.accepted.add(instrument)
+                    state.refused.pop(instrument, None)
+        return Notice("acknowledged", channel, instruments)
+
+    def _refuse(self, channel: str, instruments: tuple[str, ...], reason: str) -> Notice:
+        state = self.subscriptions.get(channel)
+        if state is not None:
+            for instrument in instruments or (ALL,):
+                if instrument in state.asked:
+                    state.accepted.discard(instrument)
+                    state.refused[instrument] = reason
+        return Notice("refused", channel, instruments, reason)
+
+    def _error(self, reason: str) -> Reaction:
+        self._last_error = reason
+        return Reaction((Notice("error", reason=reason),))
+
+
+def chunks(items: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    """`items` in tuples of at most `size`."""
+    for start in range(0, len(items), size):
+        yield tuple(items[start : start + size])
+
+
+def compact(value: object) -> str:
+    """JSON text without blanks."""
+    return json.dumps(value, separators=(",", ":"))

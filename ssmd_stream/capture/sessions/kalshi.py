@@ -1,0 +1,215 @@
+"""Kalshi: signed handshake, numbered commands, subscriptions by sid (spec wire-formats 1.1, 1.2)."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import msgspec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from ssmd_core.errors import ConfigError
+from ssmd_core.feeds.base import Feed
+from ssmd_stream.capture.sessions.base import NOTHING, Command, Notice, Reaction, Session, compact
+
+API_KEY = "KALSHI_API_KEY"
+PRIVATE_KEY = "KALSHI_PRIVATE_KEY"
+
+# After these the subscription is dead and must be made anew: channel error, internal error, buffer overflow.
+TERMINAL_CODES = frozenset({10, 17, 25})
+# Worth sending again: command timeout, too many requests.
+RETRIED_CODES = frozenset({18, 27})
+MAX_ATTEMPTS = 3
+
+
+class KalshiSigner:
+    """Signs handshakes: RSA-PSS, SHA-256, salt as long as the digest, over `<ts_ms>GET<path>`.
+
+    Args:
+        key_id: API key id.
+        pem: private key, PKCS#8 or PKCS#1 PEM text, unencrypted.
+
+    Raises:
+        ConfigError: the text is no such key. The text itself is never repeated.
+    """
+
+    def __init__(self, key_id: str, pem: str) -> None:
+        try:
+            key = load_pem_private_key(pem.encode(), password=None)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{PRIVATE_KEY} is not an unencrypted PEM private key: {type(error).__name__}") from None
+        if not isinstance(key, RSAPrivateKey):
+            raise ConfigError(f"{PRIVATE_KEY} is a {type(key).__name__}, Kalshi needs an RSA key")
+        self._key_id = key_id
+        self._key = key
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> KalshiSigner:
+        """Read `KALSHI_API_KEY` and `KALSHI_PRIVATE_KEY` (PEM text, or path of a PEM file).
+
+        Raises:
+            ConfigError: one is missing or cannot be used.
+        """
+        values = os.environ if environment is None else environment
+        key_id, pem = values.get(API_KEY, "").strip(), values.get(PRIVATE_KEY, "").strip()
+        if not key_id or not pem:
+            missing = " and ".join(name for name, value in ((API_KEY, key_id), (PRIVATE_KEY, pem)) if not value)
+            raise ConfigError(
+                f"Kalshi needs {API_KEY} (the key's id) and {PRIVATE_KEY} (PEM text or the path of a PEM file); "
+                f"missing: {missing}"
+            )
+        if "-----BEGIN" not in pem:
+            try:
+                pem = Path(pem).expanduser().read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(
+                    f"{PRIVATE_KEY} is neither PEM text nor a readable file: {type(error).__name__}"
+                ) from None
+        # Environment files often hold the line breaks as two characters.
+        return cls(key_id, pem.replace("\\n", "\n"))
+
+    def headers(self, path: str, now_ms: int) -> dict[str, str]:
+        """The three headers of a handshake for `path` (no host, no query) at `now_ms`."""
+        pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
+        signature = self._key.sign(f"{now_ms}GET{path}".encode(), pss, hashes.SHA256())
+        return {
+            "KALSHI-ACCESS-KEY": self._key_id,
+            "KALSHI-ACCESS-TIMESTAMP": str(now_ms),
+            "KALSHI-ACCESS-SIGNATURE": base64.b64encode(signature).decode(),
+        }
+
+
+class _Body(msgspec.Struct):
+    channel: str = ""
+    sid: int = 0
+    code: int = 0
+    msg: str = ""
+    market_ticker: str = ""
+    market_tickers: list[str] = []
+
+
+class _Reply(msgspec.Struct):
+    type: str
+    id: int = 0
+    sid: int = 0
+    msg: msgspec.Raw = msgspec.Raw()
+
+
+_REPLY = msgspec.json.Decoder(_Reply)
+_BODY = msgspec.json.Decoder(_Body)
+
+
+class KalshiSession(Session):
+    """See module. Instruments are market tickers; none means all markets.
+
+    Args:
+        signer: signs the handshake.
+        url: endpoint, whose path is signed.
+    """
+
+    groups: ClassVar = {
+        "ticker": "ticker",
+        "trade": "trade",
+        "orderbook_snapshot": "orderbook_delta",
+        "orderbook_delta": "orderbook_delta",
+        "market_lifecycle_v2": "market_lifecycle_v2",
+        "event_lifecycle": "market_lifecycle_v2",
+        "event_fee_update": "market_lifecycle_v2",
+    }
+    quiet_channels: ClassVar = frozenset({"market_lifecycle_v2", "multivariate_market_lifecycle"})
+
+    def __init__(
+        self,
+        feed: Feed,
+        channels: Sequence[str],
+        options: Mapping[str, Mapping[str, Any]],
+        signer: KalshiSigner,
+        url: str,
+    ) -> None:
+        super().__init__(feed, channels, options)
+        self._signer = signer
+        self._path = urlsplit(url).path
+        self._sids: dict[str, int] = {}
+        self._removals: dict[str, list[tuple[str, ...]]] = {}
+
+    def headers(self, now_ns: int) -> dict[str, str]:
+        return self._signer.headers(self._path, now_ns // 1_000_000)
+
+    def _listed(self, channel: str) -> bool:
+        # Lifecycle channels take no filter.
+        return channel not in self.quiet_channels
+
+    def _subscribe_text(self, id_: int, channel: str, instruments: tuple[str, ...]) -> str:
+        params: dict[str, object] = {"channels": [channel]}
+        if instruments:
+            params["market_tickers"] = instruments
+        if channel == "orderbook_delta":
+            # The venue announced that the default will flip to true.
+            params["use_yes_price"] = False
+        params.update(self.options.get(channel, {}))
+        # A repeated subscribe adds to the channel's subscription since 2025-10-01, so later chunks look like the first.
+        return compact({"id": id_, "cmd": "subscribe", "params": params})
+
+    def _unsubscribe(self, channel: str, instruments: tuple[str, ...]) -> list[Command]:
+        sid = self._sids.get(channel)
+        if sid is None:
+            self._removals.setdefault(channel, []).append(instruments)
+            return []
+        # Unsubscribing the sid would end all markets of the channel.
+        id_ = self._next_id()
+        params = {"sids": [sid], "market_tickers": instruments, "action": "delete_markets"}
+        text = compact({"id": id_, "cmd": "update_subscription", "params": params})
+        return [Command(id_, text, "unsubscribe", channel, instruments)]
+
+    def _end(self, channel: str, instruments: Sequence[str]) -> list[Command]:
+        del instruments
+        sid = self._sids.pop(channel, None)
+        if sid is None:
+            return []
+        id_ = self._next_id()
+        text = compact({"id": id_, "cmd": "unsubscribe", "params": {"sids": [sid]}})
+        return [Command(id_, text, "unsubscribe", channel, ())]
+
+    def _read(self, kind: str, payload: bytes) -> Reaction:
+        if kind not in ("subscribed", "ok", "error"):
+            return NOTHING
+        reply = _REPLY.decode(payload)
+        # The reply to list_subscriptions carries an array, old replies nothing.
+        body = _BODY.decode(reply.msg) if bytes(reply.msg).startswith(b"{") else _Body()
+        if kind == "error":
+            return self._on_error(reply, body)
+        command = self._settle(reply.id)
+        if command is None:
+            return NOTHING
+        sid = body.sid or reply.sid
+        if sid:
+            self._sids[command.channel] = sid
+        removals = self._removals.pop(command.channel, []) if sid else []
+        commands = [c for instruments in removals for c in self._unsubscribe(command.channel, instruments)]
+        return Reaction((self._accept(command.channel, command.instruments),), tuple(commands))
+
+    def _on_error(self, reply: _Reply, body: _Body) -> Reaction:
+        reason = f"{body.code} {body.msg}".strip()
+        pending = self._pending.get(reply.id)
+        channel = next((name for name, sid in self._sids.items() if sid == reply.sid), "") if reply.sid else ""
+        if not channel and pending is not None:
+            channel = pending.command.channel
+        if body.code in TERMINAL_CODES and channel:
+            # The sid is gone already: nothing to unsubscribe.
+            self._sids.pop(channel, None)
+            return Reaction((Notice("resubscribe", channel, (), reason),))
+        if pending is None:
+            return self._error(reason)
+        self._settle(reply.id)
+        command = pending.command
+        if body.code in RETRIED_CODES and command.attempt < MAX_ATTEMPTS:
+            again = self._command(command.channel, command.instruments, command.action, command.attempt + 1)
+            return Reaction((Notice("error", command.channel, command.instruments, reason),), (again,))
+        return Reaction((self._refuse(command.channel, command.instruments, reason),))

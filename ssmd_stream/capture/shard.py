@@ -1,0 +1,208 @@
+"""A shard: some of the instruments, on one connection after another."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from ssmd_core.errors import ConnectError
+from ssmd_core.feeds.subjects import StreamName
+from ssmd_stream.capture.connection import NORMAL, Connection, Setting
+from ssmd_stream.capture.options import Backoff
+from ssmd_stream.capture.sessions.base import Session
+from ssmd_stream.capture.stats import Router, ShardStats
+
+log = structlog.get_logger()
+
+
+class Shard:
+    """Keeps a connection open for its instruments until told to stop.
+
+    Args:
+        name: connection name, `c0`, `c1`, …
+        instruments: empty for all.
+        note_failure: told of each attempt to connect that failed; there is no epoch yet to note it in.
+        changed: told whenever a connection ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        instruments: Iterable[str],
+        setting: Setting,
+        *,
+        stream: StreamName,
+        make_session: Callable[[], Session],
+        pair_map: Mapping[str, str] | None,
+        backoff: Backoff,
+        note_failure: Callable[..., None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.instruments: dict[str, None] = dict.fromkeys(instruments)
+        self._setting = setting
+        self._make_session = make_session
+        self._backoff = backoff
+        self._note_failure = note_failure
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self.stats = ShardStats(setting.feed.message_types, self._loop.time())
+        self.router = Router(stream, name, self.stats, pair_map)
+        self._connection: Connection | None = None
+        self._refused: dict[tuple[str, str], str] = {}
+        self._paused = False
+        self._stopping = asyncio.Event()
+        self._log = log.bind(feed=setting.feed.name, connection=name)
+
+    async def run(self) -> None:
+        """Connect, capture, reconnect; returns after `stop`.
+
+        Raises:
+            ConfigError: a credential cannot be used.
+        """
+        attempt = 0
+        while not self._stopping.is_set():
+            lasted_s = await self._live_once()
+            if self._stopping.is_set():
+                return
+            self._changed()
+            attempt = 0 if lasted_s >= self._backoff.healthy_s else attempt + 1
+            longest_s = min(self._backoff.min_s * 2.0 ** min(attempt - 1, 30), self._backoff.max_s)
+            if self.stats.all_refused:
+                longest_s = self._backoff.max_s
+            pause_s = max(longest_s, self._backoff.min_s) * random.uniform(0.5, 1.0)
+            self._log.info("reconnecting", pause_s=round(pause_s, 2), attempt=attempt)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue
+
+    async def _live_once(self) -> float:
+        session = self._make_session()
+        connection = Connection(
+            self.name,
+            session,
+            tuple(self.instruments),
+            self._setting,
+            router=self.router,
+            stats=self.stats,
+            paused=self._paused,
+        )
+        self._connection = connection
+        try:
+            ended = await connection.run()
+        except ConnectError as error:
+            self.stats.connect_failures += 1
+            self.stats.failing = True
+            self.stats.last_error = str(error)
+            self._log.warning("cannot connect", reason=str(error))
+            self._note_failure(shard=self.name, url=self._setting.url, reason=str(error))
+            return 0.0
+        finally:
+            self._refused = session.refused
+            self.stats.all_refused = session.all_refused
+            self._connection = None
+        return ended.lasted_s
+
+    def stop(self, reason: str) -> None:
+        """Close the connection; `run` returns soon after."""
+        self._stopping.set()
+        if self._connection is not None:
+            self._connection.end(NORMAL, reason)
+
+    def pause(self, paused: bool) -> None:
+        """Stop reading, or read again."""
+        self._paused = paused
+        if self._connection is not None:
+            self._connection.pause(paused)
+
+    def add(self, instruments: Sequence[str]) -> None:
+        """Subscribe more, at once if a connection is open."""
+        self.instruments.update(dict.fromkeys(instruments))
+        if self._connection is not None:
+            self._connection.add(instruments)
+
+    def remove(self, instruments: Sequence[str]) -> None:
+        """Unsubscribe, at once if a connection is open."""
+        for instrument in instruments:
+            self.instruments.pop(instrument, None)
+        if self._connection is not None:
+            self._connection.remove(instruments)
+
+    def refresh(self) -> None:
+        """Bring the times in `stats` up to date."""
+        if self._connection is not None and self.stats.connected:
+            self._connection.sample(self._loop.time())
+
+    # -- what health and metrics read
+
+    @property
+    def requested(self) -> int:
+        """See `ShardView`."""
+        return len(self.instruments)
+
+    @property
+    def subscribed(self) -> int:
+        """See `ShardView`."""
+        session = self._connection.session if self._connection is not None else None
+        if session is None or not self.stats.connected:
+            return 0
+        taken: set[str] = set()
+        for state in session.subscriptions.values():
+            taken.update(state.accepted if session.acknowledges else state.asked)
+        return len(taken)
+
+    @property
+    def refusals(self) -> Mapping[tuple[str, str], str]:
+        """(channel, instrument) -> reason, of the present or last connection."""
+        return self._connection.session.refused if self._connection is not None else self._refused
+
+    @property
+    def refused(self) -> int:
+        """See `ShardView`."""
+        return len(self.refusals)
+
+    @property
+    def idle_s(self) -> float:
+        """See `ShardView`."""
+        since_s = max(self.stats.last_data_s, self.stats.up_since_s) if self.stats.connected else 0.0
+        return self._loop.time() - (since_s or self.stats.down_since_s)
+
+    def describe(self) -> dict[str, Any]:
+        """What /health says of the shard."""
+        stats = self.stats
+        return {
+            "connected": stats.connected,
+            "instruments": self.requested,
+            "subscribed": self.subscribed,
+            "refused": {f"{channel} {name}": reason for (channel, name), reason in list(self.refusals.items())[:20]},
+            "frames": stats.frames,
+            "idle_s": round(self.idle_s, 1),
+            "reconnects": max(stats.connects - 1, 0),
+            "last_error": stats.last_error,
+        }
+
+    def problem(self, data_timeout_s: float | None, down_grace_s: float) -> str:
+        """Why the shard is not doing its work, "" if it is.
+
+        Args:
+            data_timeout_s: market data must have come within it, counted from the connection's opening; None if
+                the shard's channels may be silent for ever.
+            down_grace_s: how long a reconnect may take after a connection that worked.
+        """
+        stats = self.stats
+        if stats.all_refused:
+            return f"{self.name}: every subscription was refused: {next(iter(self.refusals.values()), '')}"
+        if not stats.connected:
+            down_s = self._loop.time() - stats.down_since_s
+            if stats.connects and not stats.failing and down_s <= down_grace_s:
+                return ""
+            return f"{self.name}: not connected for {down_s:.0f} s: {stats.last_error or 'connecting'}"
+        if data_timeout_s is not None and self.idle_s > data_timeout_s:
+            return f"{self.name}: no market data for {self.idle_s:.0f} s"
+        return ""
