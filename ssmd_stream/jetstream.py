@@ -150,7 +150,9 @@ async def abort(client: Client) -> None:
     `Client.close` writes the buffered commands and waits until the socket took them: for ever, if the server is
     stopped rather than gone, and too late to be wanted if it wakes up.
     """
-    # nats-py 2.16 keeps commands in `_pending` and the stream writer in `_transport._io_writer`; both private.
+    # nats-py 2.16 keeps commands in `_pending` and the stream writer in `_transport._io_writer`; both private. Its own
+    # `_close` stops half-way if the socket fails under it, and then leaves the subscriptions' tasks running.
+    subscriptions = list(client._subs.values())
     client._pending.clear()
     client._pending_data_size = 0
     writer = getattr(client._transport, "_io_writer", None)
@@ -158,6 +160,9 @@ async def abort(client: Client) -> None:
         writer.transport.abort()
     with contextlib.suppress(TimeoutError, OSError, NatsError):
         await asyncio.wait_for(client.close(), 1.0)
+    for subscription in subscriptions:
+        if subscription._wait_for_msgs_task is not None:
+            subscription._wait_for_msgs_task.cancel()
 
 
 async def api(nc: Client, subject: str, request: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 from little_archive import LittleArchive, at
 
+from ssmd_core.errors import ConfigError
 from ssmd_stream.servers.postgres import PostgresServer
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +64,6 @@ def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
         ("DAGSTER_PG_USERNAME", str(url.username)),
         ("DAGSTER_PG_PASSWORD", str(url.password)),
         ("DAGSTER_PG_DB", url.path.lstrip("/")),
-        ("DAGSTER_COMPUTE_LOGS_DIR", str(home / "logs")),
     ):
         monkeypatch.setenv(name, value)
     yield home
@@ -82,4 +82,13 @@ def test_an_hour_on_postgres(data: Path, dagster_home: Path) -> None:
 
 def test_an_hour_from_a_fresh_shell(data: Path) -> None:
     assert "RUN_SUCCESS" in materialize({"SSMD_DATA": str(data)})
-    assert list(data.rglob("trade_1100.parquet"))
+    assert list((data / "datasets").rglob("trade_1100.parquet"))
+    assert list((data / "dagster").rglob("*.db"))
+
+
+def test_half_a_postgres_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_PG_HOST", "127.0.0.1")
+    for name in ("PORT", "USERNAME", "PASSWORD", "DB"):
+        monkeypatch.delenv(f"DAGSTER_PG_{name}", raising=False)
+    with pytest.raises(ConfigError, match="not set: DAGSTER_PG_PORT, DAGSTER_PG_USERNAME"):
+        dg.DagsterInstance.from_config(str(ROOT))

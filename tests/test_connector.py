@@ -174,6 +174,7 @@ def test_what_the_venue_sent_is_what_is_stored(
             options = _options(feed, server, channels=channels, instruments=instruments, transport=transport)
             async with _running(options, settings) as connector:
                 await asyncio.wait_for(server.finished(), 20)
+                await _until(lambda: connector.shards[0].settled)
                 await _until(lambda: connector.shards[0].stats.frames == server.frames_sent)
                 assert connector.health().ok
             return connector, await _stored(connector, settings)
@@ -194,7 +195,6 @@ def test_what_the_venue_sent_is_what_is_stored(
                 assert connector.plan.feed.message_types[route.type].token == token
                 assert id_ == ({"BTC/USD": "XXBTZUSD"}.get(route.id) or route.id.replace("/", "-") or "unknown")
     assert _events(epochs, "subscribe")[0]["instruments"] == list(instruments)
-    assert _events(epochs, "tick")
 
 
 @pytest.mark.parametrize("feed", CAPTURES)
@@ -203,9 +203,7 @@ def test_live_traffic_of_every_feed_over_a_connection_loss(feed: str, settings: 
     source = Generated(frames_per_s=3_000, limit=1_500, markets=4)
 
     async def run() -> tuple[Connector, dict[str, list[Stored]]]:
-        async with ReplayServer(
-            feeds.get(feed), source, faults=faults, sent_log=tmp_path / "sent", key=KEY
-        ) as server:
+        async with ReplayServer(feeds.get(feed), source, faults=faults, sent_log=tmp_path / "sent", key=KEY) as server:
             async with _running(_options(feed, server), settings) as connector:
                 await asyncio.wait_for(server.finished(), 20)
                 await asyncio.sleep(0.3)
@@ -375,7 +373,7 @@ def test_instruments_come_and_go_and_fill_shards(settings: Settings, tmp_path: P
     assert len(asked) == len(set(asked)) == 11
 
 
-def test_metrics_are_there_from_the_start_and_count(settings: Settings, unused: None = None) -> None:
+def test_metrics_are_there_from_the_start_and_count(settings: Settings) -> None:
     async def run() -> None:
         async with ReplayServer(feeds.get("kraken"), Generated(frames_per_s=1_000, limit=200)) as server:
             async with _running(_options("kraken", server, liveness=PATIENT), settings) as connector:
@@ -386,27 +384,27 @@ def test_metrics_are_there_from_the_start_and_count(settings: Settings, unused: 
                 await _until(lambda: connector.shards[0].stats.last_pong_ts)
                 assert (await _get(connector, "/ready"))[0] == 200
                 _, last = await _get(connector, "/metrics")
-        labels = '{category="spot",feed="kraken",shard="c0"'
+        labels = '{category="spot",feed="kraken",shard="c0"}'
         for kind in (*feeds.get("kraken").message_types, "unparsed"):
-            assert f'ssmd_connector_messages_total{labels[:-10]}message_type="{kind}",shard="c0"}}'.replace(
-                ",message", ",message"
-            ) in first.replace("category", "category")
-        names = ("reconnects", "unparsed", "frames", "bytes", "oversized_frames", "paused_seconds", "connect_failures")
-        for name in names:
-            assert f"ssmd_connector_{name}_total{labels}}} 0.0" in first or name in ("frames", "bytes")
-            assert f"ssmd_connector_{name}_total{labels}}}" in first
+            series = f'{{category="spot",feed="kraken",message_type="{kind}",shard="c0"}}'
+            assert f"ssmd_connector_messages_total{series} " in first
+        for name in ("reconnects", "unparsed", "oversized_frames", "paused_seconds", "connect_failures"):
+            assert f"ssmd_connector_{name}_total{labels} 0.0" in first
         values = dict(line.rsplit(" ", 1) for line in last.splitlines() if not line.startswith("#"))
-        assert float(values[f"ssmd_connector_frames_total{labels}}}"]) == server.frames_sent
-        assert float(values[f"ssmd_connector_last_pong_timestamp{labels}}}"]) > 1.7e9
-        assert float(values[f"ssmd_connector_last_activity_timestamp{labels}}}"]) > 1.7e9
-        assert float(values[f"ssmd_connector_websocket_connected{labels}}}"]) == 1
+        assert float(values[f"ssmd_connector_frames_total{labels}"]) == server.frames_sent
+        assert float(values[f"ssmd_connector_last_pong_timestamp{labels}"]) > 1.7e9
+        assert float(values[f"ssmd_connector_last_activity_timestamp{labels}"]) > 1.7e9
+        assert float(values[f"ssmd_connector_websocket_connected{labels}"]) == 1
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize(
     ("url", "problem"),
-    [("ws://nowhere.invalid.local/ws", "nowhere.invalid.local"), ("ws://127.0.0.1:1/ws", "refused|Connect call failed")],
+    [
+        ("ws://nowhere.invalid.local/ws", "nowhere.invalid.local"),
+        ("ws://127.0.0.1:1/ws", "refused|Connect call failed"),
+    ],
 )
 def test_unreachable_venue_is_retried_and_told(url: str, problem: str, settings: Settings) -> None:
     async def run() -> dict[str, list[Stored]]:

@@ -144,7 +144,9 @@ def test_kalshi_acknowledgements_errors_and_resubscription() -> None:
     assert json.loads(later.text)["params"]["sids"] == [8]
     # Buffer overflow kills the sid; asking again names no sid to unsubscribe.
     overflow = {"type": "error", "sid": 7, "seq": 9, "msg": {"code": 25, "msg": "Subscription buffer overflow"}}
-    assert _tell(session, "error", overflow) == (Notice("resubscribe", "ticker", (), "25 Subscription buffer overflow"),)
+    assert _tell(session, "error", overflow) == (
+        Notice("resubscribe", "ticker", (), "25 Subscription buffer overflow"),
+    )
     (again,) = session.resubscribe("ticker")
     assert json.loads(again.text)["params"] == {"channels": ["ticker"], "market_tickers": ["A", "C"]}
     assert not session.subscriptions["ticker"].accepted
@@ -282,11 +284,13 @@ def test_polymarket_without_tokens_opens_the_channel_for_later() -> None:
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["msg", "id", "sid", "code", "result", "symbol", "success", "product_ids", "feed", "x"]),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["msg", "id", "sid", "code", "result", "symbol", "success", "product_ids", "feed", "x"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=8,
 )

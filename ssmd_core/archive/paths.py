@@ -87,11 +87,7 @@ def hour_files(folder: Path, hour: datetime) -> list[Path]:
     if not folder.is_dir():
         return []
     wanted = f"{hour:%H}"
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if (match := SLOT_FILE.match(path.name)) and match[1] == wanted
-    )
+    return sorted(path for path in folder.iterdir() if (match := SLOT_FILE.match(path.name)) and match[1] == wanted)
 
 
 def slot_of_file(date: str, name: str) -> Slot:

@@ -116,9 +116,7 @@ def _verify_day(folder: Path, feed: Feed, manifest: Manifest, sequences: Ordinal
             check.problems.append(str(error))
             continue
         check.records += tally.records
-        derived = tally.entry(
-            entry.name, slot, file_bytes=len(content), sha256=digest, sealed_at=entry.sealed_at
-        )
+        derived = tally.entry(entry.name, slot, file_bytes=len(content), sha256=digest, sealed_at=entry.sealed_at)
         for name in derived.__struct_fields__:
             if name != "sha256" and getattr(derived, name) != getattr(entry, name):
                 check.problems.append(

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-import queue
 import shutil
 import tempfile
-import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 
 from ssmd_core.archive.manifest import fsync_folder, load_manifest
 from ssmd_core.archive.paths import day_folder, hour_files, hour_key
-from ssmd_core.archive.tally import UNPARSED_TYPE, classify
-from ssmd_core.datasets.arrow import arrow_schema
+from ssmd_core.archive.tally import classify
 from ssmd_core.datasets.catalog import write_catalog
+from ssmd_core.datasets.convert import Converted, Converter
 from ssmd_core.datasets.manifest import locked, update_manifest
 from ssmd_core.datasets.order import SortedLines, file_chunks, file_sha256
-from ssmd_core.datasets.project import Projector, connect
-from ssmd_core.datasets.reference import Row, RowError, message_rows
+from ssmd_core.datasets.project import connect
 from ssmd_core.datasets.rejects import RejectsFile
 from ssmd_core.datasets.report import HourReport, OutputFile, SourceFile
-from ssmd_core.datasets.split import Chunk, Split, split_chunk
+from ssmd_core.datasets.split import Chunk, split_chunk
 from ssmd_core.datasets.writer import TypeWriter
 from ssmd_core.errors import ArchiveError
 from ssmd_core.feeds.base import Feed
-from ssmd_core.messages.lines import Line, parse_line
+from ssmd_core.messages.lines import parse_line
 
 __all__ = ["HourReport", "OutputFile", "SourceFile", "build_hour"]
 
 _log = structlog.get_logger()
-_WRAPPED = (b'{"_raw":', b'{"_raw_base64":')
-# Below this many lines the plain Python path is faster than a query.
-_MIN_QUERY_LINES = 64
 _STALE_BUILD_S = 6 * 3600
 _T = TypeVar("_T")
+_END: Final = object()
 
 
 class _OutOfOrderError(Exception):
@@ -114,16 +109,6 @@ def build_hour(
     return report
 
 
-class _Processed(NamedTuple):
-    """What became of one chunk.
-
-    Attributes:
-        tables: rows by type, in the order of the lines.
-    """
-
-    tables: dict[str, pa.Table]
-
-
 class _FileSums:
     """Lines and sequences of one archive file."""
 
@@ -149,16 +134,11 @@ class _Build:
         self._hour = hour
         self._work = work
         self._connection = connect(threads)
-        self._projectors = {
-            name: Projector(feed, name, kind.schema, self._connection)
-            for name, kind in feed.message_types.items()
-            if kind.schema
-        }
         self._writers: dict[str, TypeWriter] = {}
         self._rejects = RejectsFile(work / f"rejects_{hour:%H}00.jsonl.gz")
         self._messages = 0
-        self._accepted: dict[str, int] = {}
-        self._no_schema: dict[str, int] = {}
+        self._accepted: Counter[str] = Counter()
+        self._no_schema: Counter[str] = Counter()
         self._files: dict[str, _FileSums] = {}
         self._last_seq: int | None = None
         self._gaps: list[tuple[int, int]] = []
@@ -166,14 +146,16 @@ class _Build:
 
     def run(self, chunks: Iterator[Chunk]) -> None:
         """Convert all chunks: one thread reads and splits, this one converts, one writes."""
+        converter = Converter(self._feed, self._connection)
         with closing(self._connection), ThreadPoolExecutor(1, "parquet") as pool:
             writing: Future[None] | None = None
             try:
                 for split in _ahead(split_chunk(self._feed, chunk) for chunk in chunks):
-                    tables = self._convert(split)
+                    converted = converter.convert(split)
+                    self._account(converted)
                     if writing is not None:
                         writing.result()
-                    writing = pool.submit(self._write, tables)
+                    writing = pool.submit(self._write, converted.tables)
                 if writing is not None:
                     writing.result()
             except BaseException:
@@ -189,7 +171,12 @@ class _Build:
         self._duplicates = lines.duplicates
         for file, number, seq, raw in lines.conflicts:
             self._messages += 1
-            self._reject(file, number, seq, UNPARSED_TYPE, f"sequence {seq} is held by another message", raw)
+            self._files[file].records += 1
+            reason = f"sequence {seq} is held by another message"
+            message_type, _ = classify(self._feed, parse_line(raw).payload)
+            self._rejects.add(
+                file=file, line=number, nats_seq=seq, message_type=message_type, reason=reason, raw=raw
+            )
 
     def finish(self, report: HourReport, paths: list[Path], hashes: dict[str, str]) -> None:
         """Close the files and fill the report."""
@@ -236,48 +223,81 @@ class _Build:
                 writer = self._writers[name] = TypeWriter(self._work / f"{name}_{self._hour:%H}00.parquet", schema)
             writer.append(table)
 
-    def _convert(self, split: Split) -> dict[str, pa.Table]:
-        lines = len(split.offsets) - 1
+    def _account(self, converted: Converted) -> None:
+        """Sum up a chunk, after checking that its sequences rise."""
+        lines = len(converted.has_seq)
+        seqs = converted.seqs[converted.has_seq]
+        self._follow(seqs)
         self._messages += lines
-        seqs = np.zeros(lines, np.uint64)
-        has_seq = np.zeros(lines, bool)
-        parts: dict[str, list[tuple[pa.Table, npt.NDArray[np.int32]]]] = {}
-        alone = [split.rest]
+        self._accepted.update(converted.accepted)
+        self._no_schema.update(converted.no_schema)
+        for reject in converted.rejects:
+            self._rejects.add(
+                file=reject.file,
+                line=reject.line,
+                nats_seq=reject.nats_seq,
+                message_type=reject.message_type,
+                reason=reject.reason,
+                raw=reject.raw,
+            )
+        runs = converted.split.chunk.runs
+        for run, end in zip(runs, [*(run.i for run in runs[1:]), lines], strict=True):
+            with_seq = converted.has_seq[run.i : end]
+            self._files.setdefault(run.file, _FileSums()).add(end - run.i, converted.seqs[run.i : end][with_seq])
 
-        def project(message_type: str, line_array: pa.Array, i: npt.NDArray[np.int32], routed: bool) -> npt.NDArray[np.int32]:
-            made = self._projectors[message_type].project(line_array, i, routed)
-            if len(made.rows):
-                seqs[made.i] = made.rows["_nats_seq"].to_numpy()
-                has_seq[made.i] = True
-                parts.setdefault(message_type, []).append((made.rows, made.i))
-            _count(self._accepted, message_type, len(i) - len(made.left))
-            return made.left
+    def _follow(self, seqs: npt.NDArray[np.uint64]) -> None:
+        if not len(seqs):
+            return
+        before = seqs[:-1]
+        after = seqs[1:]
+        if self._last_seq is not None:
+            before = np.concatenate([np.array([self._last_seq], np.uint64), before])
+            after = seqs
+        if (after <= before).any():
+            at = int(np.flatnonzero(after <= before)[0])
+            raise _OutOfOrderError(f"sequence {after[at]} comes after {before[at]}")
+        for at in np.flatnonzero(after - before > 1).tolist():
+            self._gaps.append((int(before[at]), int(after[at] - before[at]) - 1))
+        self._last_seq = int(seqs[-1])
 
-        refused = {
-            number: group.message_type
-            for group in split.groups
-            for number in project(group.message_type, group.lines, group.i, False).tolist()
-        }
-        rows: dict[str, list[tuple[int, Line]]] = {}
-        routed: dict[str, list[int]] = {}
-        for i in sorted([*split.rest.tolist(), *refused]):
-            raw = split.line(i)
-            try:
-                line = parse_line(raw)
-            except ArchiveError as error:
-                self._reject(*split.chunk.origin(i), None, UNPARSED_TYPE, str(error), raw)
-                continue
-            seqs[i], has_seq[i] = line.nats_seq, True
-            wrapped = raw.startswith(_WRAPPED)
-            message_type, _ = classify(self._feed, line.payload)
-            if self._feed.schema_of(message_type) is None:
-                if message_type == UNPARSED_TYPE and not wrapped:
-                    self._reject(*split.chunk.origin(i), line.nats_seq, message_type, self._why(line.payload), raw)
-                else:
-                    _count(self._no_schema, message_type, 1)
-            elif wrapped or i in refused:
-                rows.setdefault(message_type, []).append((i, line))
-            else:
-                routed.setdefault(message_type, []).append(i)
-        ...
-        return {}
+
+def _hashes(folder: Path, paths: list[Path]) -> dict[str, str]:
+    """SHA-256 of the files, compared with what the day's manifest says of them."""
+    manifest = load_manifest(folder)
+    hashes = {}
+    for path in paths:
+        hashes[path.name] = file_sha256(path)
+        entry = manifest.file(path.name) if manifest else None
+        if entry is not None and entry.sha256 != hashes[path.name]:
+            raise ArchiveError(f"{path}: sha256 is {hashes[path.name]}, the manifest says {entry.sha256}")
+    return hashes
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove work folders of builds that were killed."""
+    for leftover in folder.glob(".build-*"):
+        if time.time() - leftover.stat().st_mtime > _STALE_BUILD_S:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _publish(work: Path, folder: Path, report: HourReport, hour: datetime) -> None:
+    """Put the new files in place and remove those of an earlier build that have no successor."""
+    names = [Path(output.path).name for output in report.outputs]
+    if report.rejects_file:
+        names.append(Path(report.rejects_file).name)
+    for name in names:
+        (work / name).replace(folder / name)
+    for old in (*folder.glob(f"*_{hour:%H}00.parquet"), *folder.glob(f"rejects_{hour:%H}00.jsonl.gz")):
+        if old.name not in names:
+            old.unlink()
+    fsync_folder(folder)
+
+
+def _ahead(items: Iterable[_T]) -> Iterator[_T]:
+    """The items, made in a thread of their own, one ahead."""
+    source = iter(items)
+    with ThreadPoolExecutor(1, "archive") as pool:
+        upcoming = pool.submit(next, source, _END)
+        while (item := upcoming.result()) is not _END:
+            upcoming = pool.submit(next, source, _END)
+            yield item  # type: ignore[misc]

@@ -52,7 +52,6 @@ def connect(threads: int) -> duckdb.DuckDBPyConnection:
         config={
             "threads": threads,
             "memory_limit": "200MB",
-            "temp_directory": "",
             "enable_external_access": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",

@@ -202,7 +202,11 @@ class Feed:
 
 META_COLUMNS: tuple[Column, ...] = (
     Column("_nats_seq", "uint64", (Source("_nats_seq", "int"),), False, "", "JetStream stream sequence"),
-    Column("_received_at", "timestamp", (Source("_received_at", "us"),), False, "µs, UTC", "receive time at the socket"),
+    Column(
+        "_received_at", "timestamp", (Source("_received_at", "us"),), False, "µs, UTC", "receive time at the socket"
+    ),
     Column("_epoch", "string", (Source("_epoch", "text"),), False, "", "WebSocket connection the message came on"),
-    Column("_ordinal", "int64", (Source("_ordinal", "int"),), False, "", "position of the message in its epoch, from 0"),
+    Column(
+        "_ordinal", "int64", (Source("_ordinal", "int"),), False, "", "position of the message in its epoch, from 0"
+    ),
 )

@@ -141,7 +141,7 @@ class StreamArchiver:
                     pending_size=64 * 1024 * 1024,
                 )
                 return
-            except Exception as error:  # noqa: BLE001 - nats-py raises many kinds while the server is away
+            except Exception as error:
                 self.stats.problem = f"NATS at {self._nats_url} cannot be reached: {error or type(error).__name__}"
                 log.warning("waiting for NATS", stream=self.name.jetstream, error=str(error))
                 await _sleep_or_stop(stop, RETRY_S)

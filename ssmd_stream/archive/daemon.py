@@ -17,7 +17,7 @@ from ssmd_core.errors import ConfigError, SsmdError
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.settings import Settings
 from ssmd_stream.archive.archiver import StreamArchiver
-from ssmd_stream.health import Health, HealthServer
+from ssmd_stream.capture.health import Health, HealthServer
 
 log = structlog.get_logger()
 
@@ -111,9 +111,7 @@ class _ArchiverCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         labels = ["feed", "stream"]
-        messages = CounterMetricFamily(
-            "ssmd_archiver_messages", "Lines committed", labels=[*labels, "message_type"]
-        )
+        messages = CounterMetricFamily("ssmd_archiver_messages", "Lines committed", labels=[*labels, "message_type"])
         for archiver in self._archivers:
             known = dict.fromkeys([*archiver.name.feed.message_types, "control", "unparsed"], 0)
             for message_type, count in (known | archiver.stats.archived_by_type).items():

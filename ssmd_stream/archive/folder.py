@@ -150,7 +150,9 @@ class Folder:
             manifest = self._merged_manifest(day)
             if manifest.files:
                 self.last_seq = max(self.last_seq, max(entry.last_seq for entry in manifest.files))
-                self.newest_slot_us = max(self.newest_slot_us, *(slot_of_file(day.name, entry.name).start_us for entry in manifest.files))
+                self.newest_slot_us = max(
+                    self.newest_slot_us, *(slot_of_file(day.name, entry.name).start_us for entry in manifest.files)
+                )
             for gap in manifest.gaps:
                 self.last_seq = max(self.last_seq, gap.after_seq + gap.missing)
             # A connection lives for hours, not for days: two days of epochs are enough to know a resent message.

@@ -195,9 +195,7 @@ class PullConsumer:
         # domain put domain and account in front of the stream and a random token at the end.
         fields = reply.split(b".")
         first = 2 if len(fields) == 9 else 4
-        self._pending.append(
-            Delivery(subject, headers, payload, int(fields[first + 3]), int(fields[first + 5]), reply)
-        )
+        self._pending.append(Delivery(subject, headers, payload, int(fields[first + 3]), int(fields[first + 5]), reply))
         self._arrived.set()
 
     async def _api(self, what: str, request: dict[str, Any], *, missing_is_fine: bool = False) -> dict[str, Any]:

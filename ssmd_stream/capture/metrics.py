@@ -30,7 +30,7 @@ class ShardView(Protocol):
 
     @property
     def subscribed(self) -> int:
-        """Instruments acknowledged, or asked for where the venue does not acknowledge."""
+        """Instruments acknowledged, or sent where the venue does not acknowledge."""
 
     @property
     def refused(self) -> int:

@@ -149,13 +149,14 @@ class Shard:
     @property
     def subscribed(self) -> int:
         """See `ShardView`."""
-        session = self._connection.session if self._connection is not None else None
-        if session is None or not self.stats.connected:
+        if self._connection is None or not self.stats.connected:
             return 0
-        taken: set[str] = set()
-        for state in session.subscriptions.values():
-            taken.update(state.accepted if session.acknowledges else state.asked)
-        return len(taken)
+        return len(set().union(*(state.accepted for state in self._connection.session.subscriptions.values())))
+
+    @property
+    def settled(self) -> bool:
+        """Whether a connection is open and no acknowledgement is awaited on it."""
+        return self.stats.connected and self._connection is not None and not self._connection.session.outstanding
 
     @property
     def refusals(self) -> Mapping[tuple[str, str], str]:

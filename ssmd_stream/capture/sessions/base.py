@@ -166,10 +166,15 @@ class Session(ABC):
         return [*self._end(channel, instruments), *self._ask(channel, instruments, "resubscribe")]
 
     def sent(self, command: Command, now_s: float) -> None:
-        """The connection sent `command` at monotonic time `now_s`; its acknowledgement is due from now."""
+        """The connection sent `command` at monotonic time `now_s`; its acknowledgement is due from now.
+
+        Where the venue acknowledges nothing, what was sent counts as accepted.
+        """
         pending = self._pending.get(command.id)
         if pending is not None:
             pending.deadline_s = now_s + self.feed.limits.ack_timeout_s
+        elif not self.acknowledges and command.action != "unsubscribe":
+            self._accept(command.channel, command.instruments)
 
     def overdue(self, now_s: float) -> list[Notice]:
         """Settle as refused what was not acknowledged in time."""
