@@ -37,11 +37,11 @@ def make_name(stream: str) -> StreamName:
     return StreamName("bench", get("kalshi"), stream)
 
 
-async def measure_publisher(url: str, spool: Path, stream: str, messages: int, **options: int) -> float:
+async def measure_publisher(url: str, spool: Path, stream: str, messages: int, window: int) -> float:
     """Messages a second, from the first `publish` to the last acknowledgement; backlog held at 8 MB."""
     name = make_name(stream)
     subjects = [name.subject("ticker", f"KX-{i}") for i in range(500)]
-    publisher = Publisher(nats_url=url, stream=name, spool=spool, **options)
+    publisher = Publisher(nats_url=url, stream=name, spool=spool, window=window)
     await publisher.start()
     start = time.perf_counter()
     for n in range(messages):
@@ -76,7 +76,7 @@ async def measure_js(url: str, stream: str, messages: int, in_flight: int) -> fl
 
 
 async def measure_latency(url: str, spool: Path, stream: str, rate: int, seconds: float) -> tuple[list[float], float]:
-    """Milliseconds from `publish` to a plain subscriber's callback at `rate` messages a second; client CPU share."""
+    """Milliseconds from `publish` to an ordered consumer's callback at `rate` messages a second; client CPU share."""
     name = make_name(stream)
     subject = name.subject("ticker", "KX")
     publisher = Publisher(nats_url=url, stream=name, spool=spool)
@@ -87,8 +87,7 @@ async def measure_latency(url: str, spool: Path, stream: str, rate: int, seconds
     async def on_message(message: object) -> None:
         waits.append((time.time_ns() - int(message.headers[RECV_NS])) / 1e6)  # type: ignore[attr-defined]
 
-    # A push consumer would add its own acknowledgements; a stream's messages reach plain subscribers only when they
-    # are published to the subject, before they are stored. So: an ordered consumer.
+    # A plain subscription would see a message when it is published; a consumer sees it when it is stored.
     await reader.jetstream().subscribe(subject, ordered_consumer=True, cb=on_message)
     cpu, start, done = time.process_time(), time.monotonic(), 0
     while (elapsed := time.monotonic() - start) < seconds:

@@ -225,12 +225,15 @@ class SecmasterConfig(_Model):
 
 
 class SubscriptionConfig(_Model):
-    """How subscriptions are sent."""
+    """How subscriptions are sent; without this section the registry's limits hold.
+
+    Attributes:
+        batch_size: instruments in one command.
+        batch_delay_ms: pause between commands.
+    """
 
     batch_size: int = Field(default=100, ge=1, le=500)
     batch_delay_ms: int = Field(default=1000, ge=0)
-    retry_attempts: int = Field(default=3, ge=0)
-    retry_delay_ms: int = Field(default=1000, ge=0)
 
 
 class CdcConfig(_Model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ssmd_core.archive.manifest import FileEntry, Manifest, load_manifest, save_manifest
+from ssmd_core.archive.members import member
 from ssmd_core.archive.paths import Slot, day_folder
 from ssmd_core.archive.tally import classify
 from ssmd_core.clock import rfc3339_us
@@ -60,7 +60,7 @@ class LittleArchive:
             self.next_seq += 1
             self._ordinal += 1
         raw = b"".join(lines)
-        content = gzip.compress(raw, mtime=0)
+        content = member(raw)
         path = folder / slot.file_name(late)
         path.write_bytes(content)
         entry = FileEntry(

@@ -18,7 +18,7 @@ from ssmd_assets.definitions import defs
 from ssmd_assets.defs.archives.assets import archive_specs
 from ssmd_assets.defs.datasets.assets import dataset_assets, hour_assets
 from ssmd_assets.defs.datasets.checks import hour_findings, type_findings
-from ssmd_assets.defs.datasets.hour import Hour
+from ssmd_assets.defs.datasets.hour import Hole, Hour
 from ssmd_assets.defs.resources import Environment
 from ssmd_assets.defs.streams.assets import stream_specs
 from ssmd_assets.lib.keys import STREAMS, dataset_types
@@ -250,6 +250,19 @@ def test_some_rejects_warn_and_a_hole_is_named(archive: LittleArchive, instance:
     assert "7 sequences are missing, first after 3 (unknown)" in str(gaps.description)
 
 
+def test_holes_between_hours_and_messages_in_a_neighbouring_hour(archive: LittleArchive) -> None:
+    archive.seal_hour(ELEVEN, [TRADE])  # sequences 1 to 4
+    archive.next_seq = 7
+    archive.seal(at("2026-11-20T12:00"), [TRADE, TRADE])  # 7 and 8
+    archive.next_seq = 10
+    archive.seal(at("2026-11-20T12:15"), [TRADE])
+    archive.next_seq = 9
+    archive.seal(at("2026-11-20T13:00"), [TRADE])  # 9, received after 10
+    hour = Hour.make(Settings.from_environment(), KRAKEN, "spot", at("2026-11-20T12:00"))
+    assert hour.holes == [Hole(4, 2, "unknown", 2), Hole(8, 1, "neighbouring hour", 0)]
+    assert hour.lost == 2
+
+
 def test_findings_of_a_broken_report(archive: LittleArchive) -> None:
     """Faults that a sound build_hour does not make: the checks must not rest on it."""
     archive.seal_hour(ELEVEN, [TRADE] * 50)
@@ -268,7 +281,7 @@ def test_findings_of_a_broken_report(archive: LittleArchive) -> None:
     assert "+3 are unaccounted for" in balance.description
     assert "2 messages are archived more than once" in duplicates.description
     assert "1 sequences are missing, first after 40" in holes.description
-    _, nulls = type_findings(bad, "trade", filled_before=["price", "symbol"])
+    _, nulls = type_findings(bad, "trade", filled_before=["price"])
     assert not nulls.passed
     assert not nulls.blocks
     assert "filled in earlier hours: price." in nulls.description

@@ -92,7 +92,7 @@ def test_env_errors_name_the_member(tmp_path: Path, change: dict[str, object], p
     path.parent.mkdir()
     path.write_text(yaml.safe_dump({"name": "x", "feed": "kraken", "capture": change}))
     assert problem in config.validate(tmp_path)[path]
-    with pytest.raises(ConfigError, match=problem.split(".")[-1]):
+    with pytest.raises(ConfigError, match=problem.rpartition(".")[2]):
         config.find_env(tmp_path, feeds.get("kraken"), "spot")
 
 
@@ -151,3 +151,20 @@ def test_disabled_feed_is_not_captured(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "status: disabled\n")
     with pytest.raises(ConfigError, match="disabled"):
         make_plan(ConnectorOptions("kraken", "spot"), settings)
+
+
+def test_env_sets_pace_and_names_the_key_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = _settings(tmp_path)
+    path = config.create_env(settings.config_root, feeds.get("kalshi"), "crypto")
+    document = yaml.safe_load(path.read_text())
+    document["keys"] = {"mine": {"type": "api_key", "source": "env:MY_ID,MY_PEM"}}
+    document["subscription"] = {"batch_size": 50, "batch_delay_ms": 500}
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigError, match="MY_ID, MY_PEM"):
+        make_plan(ConnectorOptions("kalshi", "crypto"), settings)
+    monkeypatch.setenv("MY_ID", "id")
+    monkeypatch.setenv("MY_PEM", "s3cret")
+    plan = make_plan(ConnectorOptions("kalshi", "crypto"), settings)
+    assert plan.credentials == {"KALSHI_API_KEY": "id", "KALSHI_PRIVATE_KEY": "s3cret"}
+    assert "s3cret" not in repr(plan)
+    assert (plan.feed.limits.instruments_per_command, plan.feed.limits.commands_per_s) == (50, 2.0)

@@ -247,22 +247,22 @@ async def test_unanswered_batches_are_resolved_by_reading_the_stream(
         source.send(100)
         await until(lambda: publisher.stats.acknowledged == 100)
         setattr(line, f"swallow_{lost}", True)
-        source.send(2500)
+        source.send(3000)
         await asyncio.sleep(0.1)
         line.refuse = True
         await until(lambda: publisher.stats.losses == 1)
         source.send(500)
         await until(lambda: publisher.backlog_bytes == 0)
-        assert publisher.stats.spooled_messages == 3000
+        assert publisher.stats.spooled_messages == 3500
         assert publisher.problem is not None
         line.held.clear()
         line.refuse = line.swallow_requests = line.swallow_answers = False
         assert await publisher.drain(20)
         assert publisher.problem is None
-        assert publisher.stats.landed_before == (2500 if lost == "answers" else 0)
-        assert publisher.stats.resent == (2500 if lost == "requests" else 0)
+        assert publisher.stats.landed_before == (3000 if lost == "answers" else 0)
+        assert publisher.stats.resent == (3000 if lost == "requests" else 0)
         assert publisher.stats.spool_bytes == publisher.stats.spooled_messages == 0
-    assert await stored(nats_server.url, name) == {EPOCH: list(range(3100))}
+    assert await stored(nats_server.url, name) == {EPOCH: list(range(3600))}
     await line.close()
 
 

@@ -28,13 +28,11 @@ def _pem(private: Any, form: serialization.PrivateFormat) -> str:
     return private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()  # type: ignore[no-any-return]
 
 
-PKCS8 = _pem(_KEY, serialization.PrivateFormat.PKCS8)
+SIGNER = KalshiSigner("key-1", _pem(_KEY, serialization.PrivateFormat.PKCS8))
 
 
 def _kalshi(*channels: str) -> KalshiSession:
-    return KalshiSession(
-        feeds.get("kalshi"), channels, {}, KalshiSigner("key-1", PKCS8), "wss://h.kalshi.com/trade-api/ws/v2?x=1"
-    )
+    return KalshiSession(feeds.get("kalshi"), channels, {}, SIGNER, "wss://h.kalshi.com/trade-api/ws/v2?x=1")
 
 
 def _kraken(*channels: str, **options: dict[str, Any]) -> KrakenSession:

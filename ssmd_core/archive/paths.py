@@ -87,7 +87,9 @@ def hour_files(folder: Path, hour: datetime) -> list[Path]:
     if not folder.is_dir():
         return []
     wanted = f"{hour:%H}"
-    return sorted(path for path in folder.iterdir() if (match := SLOT_FILE.match(path.name)) and match[1] == wanted)
+    files = [path for path in folder.iterdir() if (match := SLOT_FILE.match(path.name)) and match[1] == wanted]
+    # Not by the whole name: `-` sorts before `.`.
+    return sorted(files, key=lambda path: path.name.removesuffix(".jsonl.gz"))
 
 
 def slot_of_file(date: str, name: str) -> Slot:

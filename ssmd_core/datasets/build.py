@@ -29,7 +29,7 @@ from ssmd_core.datasets.order import SortedLines, file_chunks, file_sha256
 from ssmd_core.datasets.project import connect
 from ssmd_core.datasets.rejects import RejectsFile
 from ssmd_core.datasets.report import HourReport, OutputFile, SourceFile
-from ssmd_core.datasets.split import Chunk, split_chunk
+from ssmd_core.datasets.split import Chunk, Splitter
 from ssmd_core.datasets.writer import TypeWriter
 from ssmd_core.errors import ArchiveError
 from ssmd_core.feeds.base import Feed
@@ -146,11 +146,12 @@ class _Build:
 
     def run(self, chunks: Iterator[Chunk]) -> None:
         """Convert all chunks: one thread reads and splits, this one converts, one writes."""
+        splitter = Splitter(self._feed)
         converter = Converter(self._feed, self._connection)
         with closing(self._connection), ThreadPoolExecutor(1, "parquet") as pool:
             writing: Future[None] | None = None
             try:
-                for split in _ahead(split_chunk(self._feed, chunk) for chunk in chunks):
+                for split in _ahead(splitter.split(chunk) for chunk in chunks):
                     converted = converter.convert(split)
                     self._account(converted)
                     if writing is not None:
@@ -174,17 +175,13 @@ class _Build:
             self._files[file].records += 1
             reason = f"sequence {seq} is held by another message"
             message_type, _ = classify(self._feed, parse_line(raw).payload)
-            self._rejects.add(
-                file=file, line=number, nats_seq=seq, message_type=message_type, reason=reason, raw=raw
-            )
+            self._rejects.add(file=file, line=number, nats_seq=seq, message_type=message_type, reason=reason, raw=raw)
 
     def finish(self, report: HourReport, paths: list[Path], hashes: dict[str, str]) -> None:
         """Close the files and fill the report."""
         for path in paths:
             sums = self._files.get(path.name, _FileSums())
-            report.sources.append(
-                SourceFile(path.name, hashes[path.name], sums.records, sums.first_seq, sums.last_seq)
-            )
+            report.sources.append(SourceFile(path.name, hashes[path.name], sums.records, sums.first_seq, sums.last_seq))
         source = orjson.dumps(
             {"feed": self._feed.name, "stream": self._stream, "hour": report.hour, "files": report.sources}
         ).decode()

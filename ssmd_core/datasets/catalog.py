@@ -65,7 +65,7 @@ def list_catalog(dataset_root: Path) -> Catalog:
     entries = []
     for stream in sorted(path for path in dataset_root.glob("*/*") if path.is_dir()):
         entry = StreamEntry(stream.parent.name, stream.name, f"{stream.parent.name}/{stream.name}")
-        types = set()
+        types: set[str] = set()
         for date, day in _days(stream):
             if not day.files:
                 continue

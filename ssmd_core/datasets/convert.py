@@ -16,6 +16,7 @@ from ssmd_core.datasets.arrow import arrow_schema
 from ssmd_core.datasets.project import Projector
 from ssmd_core.datasets.reference import Row, RowError, message_rows
 from ssmd_core.datasets.split import Indexes, Split
+from ssmd_core.datasets.sql import has_query
 from ssmd_core.errors import ArchiveError, FrameError
 from ssmd_core.feeds.base import Feed
 from ssmd_core.messages.lines import Line, parse_line
@@ -71,23 +72,30 @@ class Converter:
         self._projectors = {
             name: Projector(feed, name, kind.schema, connection)
             for name, kind in feed.message_types.items()
-            if kind.schema
+            if kind.schema and has_query(kind.schema)
         }
 
     def convert(self, split: Split) -> Converted:
         """Convert one chunk."""
-        lines = len(split.offsets) - 1
+        lines = len(split.chunk.offsets) - 1
         converted = Converted(split, np.zeros(lines, np.uint64), np.zeros(lines, bool))
         parts: dict[str, list[tuple[pa.Table, Indexes]]] = {}
         refused: list[int] = []
         for group in split.groups:
-            refused += self._project(converted, parts, group.message_type, group.lines, group.i, routed=False)
+            if group.message_type in self._projectors:
+                refused += self._project(converted, parts, group.message_type, group.lines, group.i, routed=False)
+            else:
+                refused += group.i.tolist()
         routed, single = self._classify(converted, refused)
         for message_type, numbers in routed.items():
             i = np.array(numbers, np.int32)
-            lines_of_type = pa.array([split.line(number) for number in numbers], pa.large_binary()).cast(pa.large_string())
+            lines_of_type = pa.array([split.chunk.line(number) for number in numbers], pa.large_binary()).cast(
+                pa.large_string()
+            )
             left = set(self._project(converted, parts, message_type, lines_of_type, i, routed=True))
-            single.extend((number, message_type, parse_line(split.line(number))) for number in numbers if number in left)
+            single.extend(
+                (number, message_type, parse_line(split.chunk.line(number))) for number in numbers if number in left
+            )
         self._convert_singly(converted, parts, sorted(single, key=lambda entry: entry[0]))
         converted.rejects.sort(key=lambda reject: (reject.file, reject.line))
         converted.tables = {name: _in_line_order(of_type) for name, of_type in parts.items()}
@@ -117,13 +125,13 @@ class Converter:
     def _classify(
         self, converted: Converted, refused: list[int]
     ) -> tuple[dict[str, list[int]], list[tuple[int, str, Line]]]:
-        """Find the type of lines that the fast path did not take: lines for a second try, and lines for the slow path."""
+        """Find the type of lines that the fast path did not take: those for a second try, those for the slow path."""
         split = converted.split
         routed: dict[str, list[int]] = {}
         single: list[tuple[int, str, Line]] = []
         retry = set(split.rest.tolist())
         for i in sorted([*retry, *refused]):
-            raw = split.line(i)
+            raw = split.chunk.line(i)
             try:
                 line = parse_line(raw)
             except ArchiveError as error:
@@ -137,7 +145,7 @@ class Converter:
             message_type, _ = classify(self._feed, line.payload)
             if self._feed.schema_of(message_type):
                 # A wrapped message may hold members named like the archive's: only the slow path tells them apart.
-                if wrapped or i not in retry:
+                if wrapped or i not in retry or message_type not in self._projectors:
                     single.append((i, message_type, line))
                 else:
                     routed.setdefault(message_type, []).append(i)
@@ -147,7 +155,7 @@ class Converter:
             else:
                 converted.no_schema[message_type] += 1
         for message_type in [name for name, numbers in routed.items() if len(numbers) < _MIN_QUERY_LINES]:
-            single += [(i, message_type, parse_line(split.line(i))) for i in routed.pop(message_type)]
+            single += [(i, message_type, parse_line(split.chunk.line(i))) for i in routed.pop(message_type)]
         return routed, single
 
     def _convert_singly(
@@ -178,7 +186,7 @@ class Converter:
 
     def _reject(self, converted: Converted, i: int, nats_seq: int | None, message_type: str, reason: str) -> None:
         file, number = converted.split.chunk.origin(i)
-        raw = converted.split.line(i)
+        raw = converted.split.chunk.line(i)
         converted.rejects.append(Reject(file, number, nats_seq, message_type, reason, raw))
 
     def _why_unparsed(self, payload: bytes) -> str:

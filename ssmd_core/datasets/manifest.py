@@ -153,7 +153,8 @@ def _schema_entry(feed: Feed, message_type: str) -> dict[str, Any]:
     schema = feed.schema_of(message_type)
     assert schema is not None
     columns = [
-        {"name": field.name, "arrow_type": str(field.type), "nullable": field.nullable} for field in arrow_schema(schema)
+        {"name": field.name, "arrow_type": str(field.type), "nullable": field.nullable}
+        for field in arrow_schema(schema)
     ]
     return {"schema_name": schema.name, "schema_version": schema.version, "columns": columns}
 

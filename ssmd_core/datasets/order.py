@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -36,8 +37,9 @@ def file_chunks(paths: Iterable[Path]) -> Iterator[Chunk]:
     for path in paths:
         line = 1
         for data in iter_chunks(path, CHUNK_BYTES):
-            yield Chunk(data, (Run(0, path.name, line),))
-            line += data.count(b"\n")
+            offsets = line_offsets(data)
+            yield Chunk(data, offsets, (Run(0, path.name, line),))
+            line += len(offsets) - 1
 
 
 @dataclass
@@ -141,25 +143,30 @@ class SortedLines:
                 lines += taken
                 position += taken
                 if held >= CHUNK_BYTES or position < end:
-                    yield Chunk(b"".join(pieces), tuple(runs))
+                    yield _chunk(pieces, runs)
                     pieces, runs, held, lines = [], [], 0, 0
         if pieces:
-            yield Chunk(b"".join(pieces), tuple(runs))
+            yield _chunk(pieces, runs)
 
     def _origin(self, number: int, first_lines: npt.NDArray[np.int64]) -> tuple[str, int]:
         file = int(np.searchsorted(first_lines, number, side="right")) - 1
         return self.paths[file].name, number - int(first_lines[file]) + 1
 
 
+def _chunk(pieces: list[bytes], runs: list[Run]) -> Chunk:
+    data = b"".join(pieces)
+    return Chunk(data, line_offsets(data), tuple(runs))
+
+
 def _sequences(data: bytes, offsets: npt.NDArray[np.int64], before: int) -> npt.NDArray[np.uint64]:
     """The sequence of each line; a line without one takes that of the line before it."""
     seqs = np.empty(len(offsets) - 1, np.uint64)
     ends = offsets.tolist()
-    for i, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    for i, (start, end) in enumerate(pairwise(ends)):
         # The members take 190 bytes at most.
         tail = TAIL.search(data[max(start, end - 256) : end - 1])
         if tail is not None:
-            before = int(tail[2])
+            before = int(tail[3])
             if before >= 2**64:
                 raise ArchiveError(f"sequence {before} does not fit in 64 bits")
         seqs[i] = before

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssmd_core.datasets.arrow import arrow_schema, arrow_type, is_levels, value_type
-from ssmd_core.datasets.sql import RawColumn, build_query
+from ssmd_core.datasets.sql import build_query
 from ssmd_core.feeds.base import Column, Convert, Feed, Schema
 
 Mask = npt.NDArray[np.bool_]
@@ -24,6 +24,12 @@ Indexes = npt.NDArray[np.int32]
 _QUOTE = ord('"')
 # DuckDB works on one batch per thread; ten of its vectors are enough to hide the cost of a batch.
 _BATCH_LINES = 20_480
+_ODD_TEXT = r"^(?:[\[{]|-?[0-9]+[.eE]|true$|false$|NaN$|-?Infinity$)"
+_LONGEST_NUMBER = 24  # -1.2345678901234567e-308
+_NUMBER_OR_WORD, _BRACKET = 1, 2
+_KIND_OF_FIRST_BYTE = np.zeros(256, np.uint8)
+_KIND_OF_FIRST_BYTE[list(b"-0123456789tfNI")] = _NUMBER_OR_WORD
+_KIND_OF_FIRST_BYTE[list(b"[{")] = _BRACKET
 _YEAR_10000_US = 253_402_300_800_000_000
 
 
@@ -64,15 +70,19 @@ class Projector:
     """Converts lines of one message type.
 
     Args:
-        feed, message_type, schema: which.
+        feed, message_type, schema: which; `sql.has_query(schema)` must be true.
         connection: of `connect`; used by one thread at a time.
     """
 
     def __init__(self, feed: Feed, message_type: str, schema: Schema, connection: duckdb.DuckDBPyConnection) -> None:
+        self._feed = feed
+        self._message_type = message_type
         self._schema = schema
-        self._query = build_query(feed, message_type, schema)
         self._connection = connection
         self._arrow = arrow_schema(schema)
+        # Members of older generations are read only if the newest is not always there: a sixth of the time on deltas.
+        self._first_only = {column.name for column in schema.columns if len(column.sources) > 1}
+        self._query = build_query(feed, message_type, schema, self._first_only)
 
     def project(self, lines: pa.Array, i: Indexes, routed: bool) -> Projected:
         """Convert lines.
@@ -94,45 +104,60 @@ class Projector:
         ]
         self._connection.register("chunk", pa.Table.from_batches(batches))
         try:
-            raw = self._connection.sql(self._query.sql).to_arrow_table().combine_chunks()
+            raw = self._run()
+            incomplete = {
+                step.column.name
+                for step in self._query.raw
+                if step.column.name in self._first_only and _may_be_absent(_array(raw[step.name]), step.convert)
+            }
+            if incomplete:
+                self._first_only -= incomplete
+                self._query = build_query(self._feed, self._message_type, self._schema, self._first_only)
+                raw = self._run()
         finally:
             self._connection.unregister("chunk")
         return self._typed(raw, i)
 
+    def _run(self) -> pa.Table:
+        try:
+            raw = self._connection.sql(self._query.sql).to_arrow_table()
+        except duckdb.InvalidInputException:
+            raw = self._connection.sql(self._query.tolerant_sql).to_arrow_table()
+        return raw.combine_chunks()
+
     def _typed(self, raw: pa.Table, i: Indexes) -> Projected:
-        rows = len(raw)
-        bad = np.array(raw["odd"].combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
-        steps: dict[str, list[RawColumn]] = {}
-        for raw_column in self._query.raw:
-            steps.setdefault(raw_column.column.name, []).append(raw_column)
-        columns = []
-        for column in self._schema.columns:
-            value: pa.Array | None = None
-            for step in steps[column.name]:
-                array = _array(raw[step.name])
-                if value is not None and array.null_count == rows:
-                    continue
-                converted, refused = _convert(array, column, step.convert)
-                bad |= refused
-                value = converted if value is None else pc.coalesce(value, converted)
-            assert value is not None
-            if not column.nullable and value.null_count:
-                bad |= pc.is_null(value).to_numpy(zero_copy_only=False)
-            columns.append(value)
+        bad = np.array(_array(raw["odd"]).to_numpy(zero_copy_only=False), dtype=bool)
+        values: dict[str, pa.Array] = {}
+        for step in self._query.raw:
+            name = step.column.name
+            if name in values and not values[name].null_count:
+                continue
+            converted, refused = _convert(_array(raw[step.name]), step.column, step.convert)
+            if name in values:
+                refused &= pc.is_null(values[name]).to_numpy(zero_copy_only=False)
+                converted = pc.coalesce(values[name], converted)
+            bad |= refused
+            values[name] = converted
         for name in ("_nats_seq", "_received_at", "_epoch", "_ordinal"):
-            array = _array(raw[name])
-            if array.null_count:
-                bad |= pc.is_null(array).to_numpy(zero_copy_only=False)
-            columns.append(array.cast(self._arrow.field(name).type))
-        # A list of fields that are not null comes from arrays whose nulls stand in rows that are dropped next.
-        table_schema = pa.schema([field.with_nullable(True) for field in self._arrow])
-        table = pa.Table.from_arrays(columns, schema=table_schema)
-        number = raw["i"].combine_chunks().to_numpy()
+            values[name] = _array(raw[name]).cast(self._arrow.field(name).type)
+        for field in self._arrow:
+            if not field.nullable and values[field.name].null_count:
+                bad |= pc.is_null(values[field.name]).to_numpy(zero_copy_only=False)
+        number = _array(raw["i"]).to_numpy()
+        nullable = pa.schema([field.with_nullable(True) for field in self._arrow])
+        table = pa.Table.from_arrays([values[name] for name in self._arrow.names], schema=nullable)
         if bad.any():
-            keep = ~bad if not self._schema.explode else ~np.isin(number, number[bad])
+            keep = ~np.isin(number, number[bad]) if self._schema.explode else ~bad
             table, number = table.filter(pa.array(keep)), number[keep]
-        left = i[:0] if not self._schema.explode and len(number) == len(i) else np.setdiff1d(i, number)
+        left = i[:0] if len(number) == len(i) and not self._schema.explode else np.setdiff1d(i, number)
         return Projected(table.cast(self._arrow), number, left.astype(np.int32))
+
+
+def _may_be_absent(raw: pa.Array, convert: Convert) -> bool:
+    """Whether the next source could have a value where this one has none."""
+    if raw.null_count:
+        return True
+    return convert in ("decimal", "cents_or_dollars") and bool(pc.any(pc.equal(raw, '""')).as_py())
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
@@ -147,15 +172,33 @@ def _convert(raw: pa.Array, column: Column, convert: Convert) -> tuple[pa.Array,
         return pa.nulls(len(raw), arrow_type(column)), np.zeros(len(raw), dtype=bool)
     if is_levels(column):
         return _levels(raw, column, convert)
-    if convert in ("text", "json"):
-        return raw.cast(pa.string()), np.zeros(len(raw), dtype=bool)
+    if convert == "json":
+        return raw, np.zeros(len(raw), dtype=bool)
+    if convert == "text":
+        return raw, _odd_texts(raw)
     return _scalars(raw, value_type(column), convert)
+
+
+def _odd_texts(texts: pa.Array) -> Mask:
+    """Texts that DuckDB may have made of a number with a fraction, an object, an array, a bool or NaN."""
+    odd = np.zeros(len(texts), dtype=bool)
+    data, at = _bytes_at(texts)
+    lengths = np.diff(at)
+    filled = np.flatnonzero(lengths)
+    kind = _KIND_OF_FIRST_BYTE[data[at[filled]]]
+    suspects = filled[(kind == _BRACKET) | ((kind == _NUMBER_OR_WORD) & (lengths[filled] <= _LONGEST_NUMBER))]
+    if len(suspects):
+        matches = pc.match_substring_regex(texts.take(pa.array(suspects)), _ODD_TEXT)
+        odd[suspects[matches.to_numpy(zero_copy_only=False)]] = True
+    return odd
 
 
 def _scalars(raw: pa.Array, value: pa.DataType, convert: Convert) -> tuple[pa.Array, Mask]:
     if convert in ("decimal", "cents", "cents_or_dollars", "bool", "is_snapshot"):
         # Prices repeat: casting the distinct texts only took 12 instead of 44 ns a value.
         encoded = raw.dictionary_encode()
+        if convert in ("decimal", "cents_or_dollars"):
+            encoded = _without_empty(encoded)
         words, refused = _cast_or_refuse(encoded.dictionary, _CASTS[convert], value)
         values = words.take(encoded.indices)
         if not refused.any():
@@ -165,7 +208,20 @@ def _scalars(raw: pa.Array, value: pa.DataType, convert: Convert) -> tuple[pa.Ar
     return _cast_or_refuse(raw, _CASTS[convert], value)
 
 
-def _cast_or_refuse(raw: pa.Array, cast: Callable[[pa.Array, pa.DataType], pa.Array], value: pa.DataType) -> tuple[pa.Array, Mask]:
+def _without_empty(encoded: pa.DictionaryArray) -> pa.DictionaryArray:
+    """An empty string, `""` as JSON text, is null."""
+    at = pc.index(encoded.dictionary, '""').as_py()
+    if at < 0:
+        return encoded
+    # The entry stays in the dictionary, unused, as a text that can be cast.
+    words = pc.if_else(pc.equal(encoded.dictionary, '""'), "0", encoded.dictionary)
+    nothing = pa.scalar(None, encoded.indices.type)
+    return pa.DictionaryArray.from_arrays(pc.if_else(pc.equal(encoded.indices, at), nothing, encoded.indices), words)
+
+
+def _cast_or_refuse(
+    raw: pa.Array, cast: Callable[[pa.Array, pa.DataType], pa.Array], value: pa.DataType
+) -> tuple[pa.Array, Mask]:
     """Cast all, or find by halves which values cannot be."""
     try:
         return cast(raw, value), np.zeros(len(raw), dtype=bool)
@@ -239,7 +295,11 @@ def _unquoted(texts: pa.Array) -> pa.Array:
 
 
 def _to_decimal(raw: pa.Array, value: pa.DataType) -> pa.Array:
-    return _unquoted(raw).cast(value)
+    texts = _unquoted(raw)
+    # Arrow makes 0 of 8.8e-222, without a word.
+    if pc.any(pc.match_substring_regex(texts, "[eE]|^.{39}")).as_py():
+        raise _CannotCast
+    return texts.cast(value)
 
 
 def _to_cents(raw: pa.Array, value: pa.DataType) -> pa.Array:

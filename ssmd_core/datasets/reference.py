@@ -182,7 +182,7 @@ def _first(value: Any, *members: str) -> Any:
     return next((found for member in members if (found := _find(value, member)) is not _ABSENT), _ABSENT)
 
 
-def _scalar(column: Column, source: Source, raw: Any) -> Any:  # noqa: PLR0911 one return per conversion
+def _scalar(column: Column, source: Source, raw: Any) -> Any:  # noqa: PLR0911, PLR0912 one per conversion
     value = value_type(column)
     match source.convert:
         case "text":

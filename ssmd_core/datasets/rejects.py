@@ -6,7 +6,7 @@ import base64
 import gzip
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -20,6 +20,7 @@ class RejectsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._raw: BinaryIO | None = None
         self._file: gzip.GzipFile | None = None
         self.counts: dict[str, int] = {}
 
@@ -43,17 +44,17 @@ class RejectsFile:
         except UnicodeDecodeError:
             entry["raw_base64"] = base64.b64encode(raw).decode()
         if self._file is None:
-            self._file = gzip.GzipFile(filename="", mode="wb", fileobj=self._path.open("wb"), compresslevel=6, mtime=0)
+            self._raw = self._path.open("wb")
+            self._file = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=6, mtime=0)
         self._file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
         self.counts[message_type] = self.counts.get(message_type, 0) + 1
 
     def close(self) -> bool:
         """Make the file durable; whether there is one."""
-        if self._file is None:
+        if self._file is None or self._raw is None:
             return False
-        raw = self._file.fileobj
         self._file.close()
-        raw.flush()
-        os.fsync(raw.fileno())
-        raw.close()
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+        self._raw.close()
         return True

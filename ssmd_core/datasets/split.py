@@ -42,11 +42,17 @@ class Chunk(NamedTuple):
 
     Attributes:
         data: the lines, each with its line break.
+        offsets: where the lines start, and the end of the last.
         runs: where they come from, ascending; the first starts at 0.
     """
 
     data: bytes
+    offsets: npt.NDArray[np.int64]
     runs: tuple[Run, ...]
+
+    def line(self, i: int) -> bytes:
+        """One line, without its line break."""
+        return self.data[self.offsets[i] : self.offsets[i + 1]].removesuffix(b"\n")
 
     def origin(self, i: int) -> tuple[str, int]:
         """File and line number of a line of the chunk."""
@@ -73,19 +79,13 @@ class Split(NamedTuple):
 
     Attributes:
         chunk: it.
-        offsets: where its lines start, and its end.
-        groups: by type with a schema.
+        groups: by type with a schema; a type may have several.
         rest: lines to classify one by one.
     """
 
     chunk: Chunk
-    offsets: npt.NDArray[np.int64]
     groups: tuple[Group, ...]
     rest: Indexes
-
-    def line(self, i: int) -> bytes:
-        """One line, without its line break."""
-        return self.chunk.data[self.offsets[i] : self.offsets[i + 1]].removesuffix(b"\n")
 
 
 def line_offsets(data: bytes) -> npt.NDArray[np.int64]:
@@ -94,55 +94,84 @@ def line_offsets(data: bytes) -> npt.NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), ends.astype(np.int64)])
 
 
-def split_chunk(feed: Feed, chunk: Chunk) -> Split:
-    """Split a chunk whose last byte is a line break."""
-    offsets = line_offsets(chunk.data)
-    lines = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(chunk.data))
-    valid = _valid_utf8(lines, chunk.data, offsets)
-    open_ = np.arange(len(lines), dtype=np.int32)[valid]
-    groups = []
-    for key, names in _names_by_key(feed).items():
-        if not len(open_):
-            break
+class Splitter:
+    """Splits the chunks of a feed."""
+
+    def __init__(self, feed: Feed) -> None:
+        names = [name for name, kind in feed.message_types.items() if kind.schema]
+        longest = max(len(key) + len(name) for key in feed.type_key for name in names) + 6
+        if longest > _WINDOW:
+            raise DatasetError(f"{feed.name}: type members of {longest} bytes do not fit in {_WINDOW}")
+        # The types that were frequent in the chunk before are looked for first; this changes the speed only.
+        self._names = {key: names for key in feed.type_key}
+
+    def split(self, chunk: Chunk) -> Split:
+        """Split a chunk."""
+        offsets = chunk.offsets
+        lines = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(chunk.data))
+        open_ = np.flatnonzero(_valid_utf8(lines, chunk.data, offsets)).astype(np.int32)
+        groups: list[Group] = []
+        for key in self._names:
+            if len(open_):
+                found, open_ = self._split_by_key(chunk.data, offsets, lines, open_, key)
+                groups += found
+        taken = np.zeros(len(lines), dtype=bool)
+        for group in groups:
+            taken[group.i] = True
+        return Split(chunk, tuple(groups), np.flatnonzero(~taken).astype(np.int32))
+
+    def _split_by_key(
+        self, data: bytes, offsets: npt.NDArray[np.int64], lines: pa.Array, open_: Indexes, key: str
+    ) -> tuple[list[Group], Indexes]:
         candidates = lines if len(open_) == len(lines) else lines.take(pa.array(open_))
-        window = _windows(chunk.data, offsets, open_, candidates, key)
-        taken = np.zeros(len(open_), dtype=bool)
-        for name in names:
-            matches = np.zeros(len(open_), dtype=bool)
+        window = _windows(data, offsets, open_, candidates, key)
+        left = np.arange(len(open_))
+        groups = []
+        for name in self._names[key]:
             for colon in (b'":"', b'": "'):
-                wanted = np.frombuffer(b'"' + key.encode() + colon + name.encode() + b'"', np.uint8)
-                matches |= (window[:, : len(wanted)] == wanted).all(axis=1)
-            if matches.any():
-                groups.append(Group(name, open_[matches], candidates.filter(pa.array(matches))))
-                taken |= matches
-            if taken.all():
+                matches = _starts_with(window, left, b'"' + key.encode() + colon + name.encode() + b'"')
+                if matches.any():
+                    chosen = left[matches]
+                    whole = len(chosen) == len(lines)
+                    groups.append(Group(name, open_[chosen], lines if whole else candidates.take(pa.array(chosen))))
+                    left = left[~matches]
+            if not len(left):
                 break
-        open_ = open_[~taken]
-    rest = np.setdiff1d(np.arange(len(lines), dtype=np.int32), np.concatenate([group.i for group in groups] or [open_[:0]]))
-    return Split(chunk, offsets, tuple(groups), rest)
-
-
-def _names_by_key(feed: Feed) -> dict[str, list[str]]:
-    names = [name for name, kind in feed.message_types.items() if kind.schema]
-    longest = max(len(key) + len(name) for key in feed.type_key for name in names) + 6
-    if longest > _WINDOW:
-        raise DatasetError(f"{feed.name}: type members of {longest} bytes do not fit in {_WINDOW}")
-    return dict.fromkeys(feed.type_key, names)
+        counts = {name: 0 for name in self._names[key]}
+        for group in groups:
+            counts[group.message_type] += len(group.i)
+        self._names[key] = sorted(counts, key=counts.__getitem__, reverse=True)
+        return groups, open_[left]
 
 
 def _windows(
     data: bytes, offsets: npt.NDArray[np.int64], i: Indexes, lines: pa.Array, key: str
-) -> npt.NDArray[np.uint8]:
-    """The bytes of each line from the first `"key"` on; of lines without it those from the line's start."""
-    at = offsets[:-1][i] + np.maximum(pc.find_substring(lines.cast(pa.large_binary()), f'"{key}"'.encode()).to_numpy(), 0)
+) -> npt.NDArray[np.uint64]:
+    """The bytes of each line, as words, from the first `"key"` on; of lines without it those from the line's start."""
+    at = offsets[:-1][i] + np.maximum(
+        pc.find_substring(lines.cast(pa.large_binary()), f'"{key}"'.encode()).to_numpy(), 0
+    )
     padded = np.frombuffer(data, np.uint8)
     if len(padded) < _WINDOW:
         padded = np.pad(padded, (0, _WINDOW))
     # Near the chunk's end the window would leave it: there it starts earlier and does not match, and the line is
     # classified alone.
     last = len(padded) - _WINDOW
-    windows: npt.NDArray[np.uint8] = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[np.minimum(at, last)]
+    windows: npt.NDArray[np.uint64] = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[
+        np.minimum(at, last)
+    ].view(np.uint64)
     return windows
+
+
+def _starts_with(windows: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], wanted: bytes) -> npt.NDArray[np.bool_]:
+    """Which of the rows start with the wanted bytes, compared word by word."""
+    padded = wanted.ljust(-len(wanted) // 8 * -8, b"\0")
+    words = np.frombuffer(padded, np.uint64)
+    masks = np.frombuffer(b"\xff" * len(wanted) + b"\0" * (len(padded) - len(wanted)), np.uint64)
+    matches = np.ones(len(rows), dtype=bool)
+    for column, (word, mask) in enumerate(zip(words, masks, strict=True)):
+        matches &= (windows[rows, column] & mask) == word
+    return matches
 
 
 def _valid_utf8(lines: pa.Array, data: bytes, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ OWN_CONNECTION = "k0"
 _MIN_TICK_S = 0.25
 _SOCKETS_S = 3.0
 _PAIR_MAP_PATIENCE_S = 10.0
+# Ticks alone bring an acknowledgement every five seconds.
+_ACK_PATIENCE_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -52,7 +55,7 @@ class Connector:
         self._options = options
         self._settings = settings
         self.plan = plan = make_plan(options, settings)
-        self._make_session = session_factory(plan.feed, plan.channels, plan.channel_options, plan.url)
+        self._make_session = session_factory(plan.feed, plan.channels, plan.channel_options, plan.url, plan.credentials)
         quiet = self._make_session().quiet_channels
         known = {*plan.channels, *quiet, *self._make_session().groups.values()}
         for name in (*plan.group_timeouts_s, *plan.channel_options):
@@ -65,7 +68,7 @@ class Connector:
         self.publisher = Publisher(
             nats_url=settings.nats_url,
             stream=plan.stream,
-            spool=settings.spool_root / plan.feed.name / plan.stream.stream,
+            spool=settings.spool_root / plan.stream.prefix,
             on_pressure=self._on_pressure,
         )
         self.shards: list[Shard] = []
@@ -73,6 +76,7 @@ class Connector:
         self.health_server: HealthServer | None = None
         self._pair_map: dict[str, str] | None = {} if plan.feed.name == "kraken" else None
         self._waiting_for = "starting"
+        self._started_s = time.monotonic()
         self._paused = False
         self._stop = asyncio.Event()
         self._exit_code = EXIT_DRAINED
@@ -332,6 +336,10 @@ class Connector:
         ]
         if self.publisher.problem is not None:
             problems.append(f"publisher: {self.publisher.problem}")
+        stats = self.publisher.stats
+        silent_s = time.monotonic() - max(stats.last_ack_monotonic, self._started_s)
+        if self.publisher.connected and self.publisher.backlog_bytes and silent_s > _ACK_PATIENCE_S:
+            problems.append(f"publisher: no acknowledgement for {silent_s:.0f} s")
         if self._stop.is_set():
             problems.append("stopping")
         ready = not problems and bool(self.shards) and all(shard.stats.connected for shard in self.shards)
@@ -343,7 +351,7 @@ class Connector:
             "reading_paused": self._paused,
             "nats_connected": self.publisher.connected,
             "backlog_bytes": self.publisher.backlog_bytes,
-            "spool_bytes": self.publisher.stats.spool_bytes,
+            "spool_bytes": stats.spool_bytes,
             "shards": {shard.name: shard.describe() for shard in self.shards},
         }
         return Health(not problems, ready, body)
@@ -366,7 +374,7 @@ async def run_connector(options: ConnectorOptions, settings: Settings) -> int:
     except (ConfigError, StreamMismatchError) as error:
         log.error("connector cannot start", feed=options.feed, stream=options.stream, reason=str(error))
         return EXIT_CONFIG
-    except SsmdError as error:
+    except (SsmdError, OSError) as error:
         log.error("connector failed", feed=options.feed, stream=options.stream, reason=str(error))
         return EXIT_FAILED
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +81,8 @@ class Plan:
         feed: registry entry with the limits of feed.yaml laid over it.
         instruments: sorted for sharding; empty: all, or discovery.
         group_timeouts_s: by channel that has its own; see `LivenessConfig`.
+        credentials: `KALSHI_API_KEY` and `KALSHI_PRIVATE_KEY` where env.yaml names other variables for them; None:
+            the environment's. Not shown by repr.
     """
 
     feed: Feed
@@ -94,6 +96,7 @@ class Plan:
     liveness: Liveness
     group_timeouts_s: Mapping[str, float | None]
     discovery: config.DiscoveryConfig
+    credentials: Mapping[str, str] | None = field(repr=False)
 
 
 def make_plan(options: ConnectorOptions, settings: Settings) -> Plan:
@@ -126,6 +129,13 @@ def make_plan(options: ConnectorOptions, settings: Settings) -> Plan:
             instruments_per_connection=version.max_symbols_per_connection or limits.instruments_per_connection,
             commands_per_s=version.rate_limit_per_second or limits.commands_per_s,
         )
+    if env and "subscription" in env.model_fields_set:
+        delay_s = env.subscription.batch_delay_ms / 1000
+        limits = dataclasses.replace(
+            limits,
+            instruments_per_command=env.subscription.batch_size,
+            commands_per_s=min(limits.commands_per_s, 1 / delay_s) if delay_s else limits.commands_per_s,
+        )
     if options.ack_timeout_s is not None:
         limits = dataclasses.replace(limits, ack_timeout_s=options.ack_timeout_s)
     lifecycle_only = env is not None and env.lifecycle.enabled
@@ -142,7 +152,18 @@ def make_plan(options: ConnectorOptions, settings: Settings) -> Plan:
         liveness=options.liveness or _overlay(feed.liveness, capture.liveness),
         group_timeouts_s=capture.liveness.group_timeouts_s,
         discovery=capture.discovery,
+        credentials=_credentials(feed, env),
     )
+
+
+def _credentials(feed: Feed, env: config.EnvConfig | None) -> dict[str, str] | None:
+    keys = [key for key in env.keys.values() if key.type == "api_key"] if env else []
+    if feed.auth != "kalshi_rsa_pss" or not keys:
+        return None
+    values = list(keys[0].resolve().values())
+    if len(keys) != 1 or len(values) != 2:
+        raise ConfigError(f"{feed.name!r} needs one key of type api_key whose source names two variables: id, PEM")
+    return {"KALSHI_API_KEY": values[0], "KALSHI_PRIVATE_KEY": values[1]}
 
 
 def _tidy(instruments: tuple[str, ...], feed: Feed) -> tuple[str, ...]:

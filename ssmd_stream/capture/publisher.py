@@ -1,11 +1,12 @@
 """From the socket into JetStream: durable, in order, never dropped; through a spool on disk while NATS is away.
 
 How a message travels: `publish` puts it into the open batch; a batch of `max_batch_messages`, `max_batch_bytes` or
-`linger_s` joins the backlog; the connection task sends the backlog as atomic batches (ADR-50), `window` of them
-unanswered. When the connection is lost, a batch is not answered in time or is refused, whatever is unanswered goes
-back to the front of the backlog, and the spool task moves the backlog to disk. On the next connection the stream is
-read from the last sequence known to be ours: what landed meanwhile is not sent again, the rest is sent with the ids
-it had, first the spool, then the backlog.
+`linger_s` joins the backlog; the connection task sends the backlog as atomic batches (ADR-50), up to `window` of them
+unanswered. A batch that is not full waits, and grows, while `PARTIAL_WINDOW` others are unanswered: so the batches
+become as large as the server's disk is slow. When the connection is lost, a batch is not answered in time or is
+refused, whatever is unanswered goes back to the front of the backlog, and the spool task moves the backlog to disk.
+On the next connection the stream is read from the last sequence known to be ours: what landed meanwhile is not sent
+again, the rest is sent with the ids it had, first the spool, then the backlog.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ from ssmd_stream.jetstream import (
 log = structlog.get_logger()
 
 MAX_BATCH_MESSAGES = 1000  # nats-server's own limit (jetstream.limits.batch.max_msgs)
+# An atomic batch costs nats-server 2.15 six syncs whatever its size (it is staged in a store of its own): measured as
+# much as eight to thirteen single messages. Up to here messages are sent one by one, each with its answer.
+SINGLES = 8
+PARTIAL_WINDOW = 2  # the server works on one batch at a time; more small ones would only queue up there
+IN_FLIGHT_BYTES = 32 * 1024 * 1024
 DUPLICATE_IN_BATCH = 10201  # err_code: an id of the batch is already stored, nothing of it was
 CATCH_UP_BYTES = 4 * 1024 * 1024  # less than this on disk: new batches wait in memory, so that catching up ends
 SPOOL_GROUP_BYTES = 8 * 1024 * 1024  # written with one fsync
@@ -246,9 +252,9 @@ class Publisher:
         limits: of the stream, if it has to be made.
         on_pressure: called with True when reading sockets should pause, with False when it may go on. Messages
             published in between are kept all the same.
-        linger_s: age at which a batch is sent though it is not full.
-        max_batch_messages, max_batch_bytes: size at which a batch is sent.
-        window: batches in flight.
+        linger_s: age at which a batch is sent though it is not full, unless the server lags behind.
+        max_batch_messages, max_batch_bytes: size at which a batch is full.
+        window: full batches in flight.
         ack_timeout_s: without an answer for so long the connection counts as lost.
         high_water_bytes, low_water_bytes: backlog at which pressure begins and ends.
         spool_opener: see `Spool`.
@@ -262,10 +268,10 @@ class Publisher:
         spool: Path,
         limits: StreamLimits | None = None,
         on_pressure: Callable[[bool], None] | None = None,
-        linger_s: float = 0.004,
+        linger_s: float = 0.003,
         max_batch_messages: int = MAX_BATCH_MESSAGES,
         max_batch_bytes: int = 1024 * 1024,
-        window: int = 4,
+        window: int = 8,
         ack_timeout_s: float = 5.0,
         high_water_bytes: int = 32 * 1024 * 1024,
         low_water_bytes: int = 16 * 1024 * 1024,
@@ -292,6 +298,7 @@ class Publisher:
         self._open: list[Message] = []
         self._open_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._overdue = False  # the open batch has lingered, but the server lags behind
         self._backlog: deque[_Batch] = deque()  # in memory, not sent on this connection
         self._ahead: deque[_Batch] = deque()  # read back from the spool, not sent on this connection
         self._in_flight: deque[_Batch] = deque()
@@ -393,8 +400,8 @@ class Publisher:
         self.stats.published += 1
         if len(self._open) >= self._max_messages or self._open_bytes >= self._max_bytes:
             self._cut()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._linger_s, self._cut)
+        elif self._timer is None and not self._overdue:
+            self._timer = asyncio.get_running_loop().call_later(self._linger_s, self._on_linger)
         if self._memory_bytes >= self._high_water and not self._paused:
             self._press()
 
@@ -446,7 +453,15 @@ class Publisher:
             self._subjects.clear()
         self._subjects.add(subject)
 
+    def _on_linger(self) -> None:
+        self._timer = None
+        if self._live and (self._backlog or len(self._in_flight) >= PARTIAL_WINDOW):
+            self._overdue = True
+        else:
+            self._cut()
+
     def _cut(self) -> None:
+        self._overdue = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -567,6 +582,8 @@ class Publisher:
         for batch in unanswered:
             batch.answers, batch.singly, batch.stored, batch.duplicates = 1, False, 0, 0
             self.stats.resent += len(batch.messages)
+        if self._overdue:
+            self._cut()
         self._backlog.extendleft(batch for batch in reversed(unanswered) if batch.span is None)
         if was_live and not from_spool:
             # Else the floor stays, and what was found above it: they speak for all that the spool still holds.
@@ -604,7 +621,7 @@ class Publisher:
         self._problem = None
         while True:
             self._wake.clear()
-            while len(self._in_flight) < self._window:
+            while self._has_room():
                 batch = await self._next_batch()
                 if batch is None:
                     break
@@ -621,6 +638,11 @@ class Publisher:
                 async with asyncio.timeout(WATCH_S):
                     await self._wake.wait()
             self._check(link)
+
+    def _has_room(self) -> bool:
+        return len(self._in_flight) < PARTIAL_WINDOW or (
+            len(self._in_flight) < self._window and sum(batch.size for batch in self._in_flight) < IN_FLIGHT_BYTES
+        )
 
     def _check(self, link: _Link) -> None:
         if link.lost is not None:
@@ -645,7 +667,26 @@ class Publisher:
             self._live = True
             self._spool_error = None
             self._press()
-        return self._backlog.popleft() if self._backlog else None
+        idle = len(self._in_flight) < PARTIAL_WINDOW
+        if not self._backlog and self._overdue and idle:
+            self._cut()
+        if not self._backlog:
+            return None
+        batch = self._backlog.popleft()
+        while self._backlog and self._joins(batch, self._backlog[0]):
+            other = self._backlog.popleft()
+            batch.messages += other.messages
+            batch.size += other.size
+        return batch
+
+    def _joins(self, batch: _Batch, other: _Batch) -> bool:
+        """Whether two batches that were never sent fit into one."""
+        return (
+            batch.floor is None
+            and other.floor is None
+            and len(batch.messages) + len(other.messages) <= self._max_messages
+            and batch.size + other.size <= self._max_bytes
+        )
 
     async def _read_ahead(self) -> None:
         """Read records and join small ones: a record written while NATS was away holds a few milliseconds."""
@@ -689,7 +730,8 @@ class Publisher:
         link.by_number[link.sent] = batch
         batch.sent_at = time.monotonic()
         reply = f"{link.inbox}.{link.sent}"
-        if len(batch.messages) == 1:
+        if len(batch.messages) <= SINGLES:
+            batch.answers, batch.singly = len(batch.messages), True
             data = encode_singles(batch.messages, reply)
         else:
             data = encode_batch(batch.messages, f"{link.token}{link.sent}", reply)
@@ -713,7 +755,7 @@ class Publisher:
         else:
             ack = _ACK.decode(message.data)
         error = ack.error
-        if error is not None and error.err_code == DUPLICATE_IN_BATCH and len(batch.messages) > 1:
+        if error is not None and error.err_code == DUPLICATE_IN_BATCH and not batch.singly:
             # Either the whole batch had landed, or an id was used twice. Message by message JetStream says which.
             log.warning("batch_holds_stored_ids", stream=self._stream.jetstream, messages=len(batch.messages))
             batch.answers, batch.singly = len(batch.messages), True

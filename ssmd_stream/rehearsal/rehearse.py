@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,8 +22,8 @@ from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.messages.frames import split_frame
 from ssmd_stream.rehearsal.compare import compare
 from ssmd_stream.rehearsal.rig import Daemon, Rig
-from ssmd_stream.replay.recording import Recording
-from ssmd_stream.replay.server import ReplayServer
+from ssmd_stream.replay.recording import RecordedFrame, Recording
+from ssmd_stream.replay.server import DEFAULT_PACE, ReplayServer
 from ssmd_stream.replay.venues.kalshi import make_test_key
 
 log = structlog.get_logger()
@@ -33,6 +33,9 @@ TARGETS: tuple[Target, ...] = ("connector", "archiver", "nats")
 ENV = "rehearsal"
 # The connector has read everything once its frame count has stood still for so long.
 QUIET_S = 1.0
+# A killed connector is back after one to two seconds.
+S_PER_KILL = 2.0
+MIN_PACE = 200.0
 MAX_WAIT_S = 600.0
 
 
@@ -141,7 +144,13 @@ async def rehearse(
     sent_log = out / "sent.log"
     key = make_test_key() if feed.auth == "kalshi_rsa_pss" else None
     secrets = {"KALSHI_API_KEY": key.access_key, "KALSHI_PRIVATE_KEY": key.private_pem} if key else {}
-    server = ReplayServer(feed, Recording.from_files(files), speed=speed, sent_log=sent_log, key=key)
+    recording = Recording.from_files(files)
+    pace = DEFAULT_PACE
+    if kills and speed is None:
+        # At full speed everything is sent before the second kill: spread the frames so that each kill meets traffic.
+        recording, speed = Recording(_Untimed(recording)), 1.0
+        pace = max(frames / (S_PER_KILL * sum(kills.values())), MIN_PACE)
+    server = ReplayServer(feed, recording, speed=speed, frames_per_s=pace, sent_log=sent_log, key=key)
     async with Rig(out, env=ENV, clock=clock) as rig, server:
         started_s = time.monotonic()
         archiver = rig.start_archiver([name])
@@ -153,7 +162,7 @@ async def rehearse(
         killer = asyncio.create_task(_kill(rig, connector, archiver, server, frames, kills or {}, seed, report))
         await _finished(server, connector)
         await killer
-        await _quiet(rig, connector, server)
+        await wait_until_read(rig, connector, server)
         progress("draining")
         code = await connector.stop()
         if code != 0:
@@ -176,6 +185,17 @@ async def rehearse(
         _add_hour(report, built)
     report.verified = not report.problems and not checked.lost
     return report
+
+
+class _Untimed:
+    """The frames of a recording without their receive times, so that they are played at a steady pace."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    def __iter__(self) -> Iterator[RecordedFrame]:
+        for frame in self._recording:
+            yield RecordedFrame(frame.payload, None)
 
 
 def _survey(feed: Feed, files: Sequence[Path]) -> tuple[int, list[str], list[str]]:
@@ -209,8 +229,12 @@ async def _finished(server: ReplayServer, connector: Daemon) -> None:
     await finished
 
 
-async def _quiet(rig: Rig, connector: Daemon, server: ReplayServer) -> None:
-    """Wait until the connector has read everything that was sent to it and NATS has taken it."""
+async def wait_until_read(rig: Rig, connector: Daemon, server: ReplayServer) -> None:
+    """Wait until the connector has read everything that was sent to it and NATS has taken it.
+
+    Raises:
+        SsmdError: that does not come about.
+    """
     last, since_s = -1.0, time.monotonic()
     deadline_s = time.monotonic() + MAX_WAIT_S
     while time.monotonic() < deadline_s:

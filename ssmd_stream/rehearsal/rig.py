@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ssmd_core.clock import NS_PER_S, Clock
 from ssmd_core.errors import SsmdError
 from ssmd_core.feeds.subjects import StreamName
-from ssmd_core.messages.control import control_event
+from ssmd_core.messages.control import control_event, is_control
 from ssmd_core.messages.headers import Stamp
 from ssmd_stream import jetstream
 from ssmd_stream.capture.publisher import Publisher
@@ -191,6 +191,17 @@ class Rig:
             for sample in family.samples
             if sample.name == name
         )
+
+    async def captured(self, name: StreamName) -> int:
+        """Messages of the venue that JetStream holds for a stream: everything but ssmd's own events."""
+        client = await jetstream.connect(self.nats.url, name="rehearsal")
+        try:
+            held = 0
+            async for _, message in jetstream.read_stored(client, name.jetstream, after_seq=0):
+                held += not is_control(message.data)
+            return held
+        finally:
+            await client.close()
 
     async def wait_until_up(self, daemon: Daemon) -> None:
         """Wait until /health answers at all.

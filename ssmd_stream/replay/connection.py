@@ -28,7 +28,7 @@ def encode_text(payload: bytes) -> tuple[bytes, bytes]:
     return b"\x81\x7f" + size.to_bytes(8, "big"), payload
 
 
-class Connection(picows.WSListener):  # type: ignore[misc] # picows is untyped here
+class Connection(picows.WSListener):
     """A client's connection.
 
     Args:

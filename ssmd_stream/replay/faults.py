@@ -134,20 +134,17 @@ class Injector:
         return any(fault.kind == "mute" and fault.connection in (None, connection) for fault in self._subscription)
 
     def _damage(self, fault: Fault, payload: bytes) -> list[bytes]:
-        match fault.kind:
-            case "drop":
-                return []
-            case "duplicate":
-                return [payload, payload]
-            case "truncate":
-                return [payload[: self._rng.randrange(1, max(2, len(payload)))]]
-            case "malformed":
-                return [payload[:-1] + b",,", payload]
-            case "invalid_utf8":
-                return [payload[:-1] + b',"\xff\xfe":1}', payload]
-            case "oversized":
-                return [b'{"type":"oversized","pad":"' + b"x" * fault.size_bytes + b'"}', payload]
-        return [payload]
+        sent = {
+            "drop": [],
+            "duplicate": [payload, payload],
+            "malformed": [payload[:-1] + b",,", payload],
+            "invalid_utf8": [payload[:-1] + b',"\xff\xfe":1}', payload],
+        }
+        if fault.kind == "truncate":
+            return [payload[: self._rng.randrange(1, max(2, len(payload)))]]
+        if fault.kind == "oversized":
+            return [b'{"type":"oversized","pad":"' + b"x" * fault.size_bytes + b'"}', payload]
+        return sent.get(fault.kind, [payload])
 
     def _release(self, connection: int, frames: list[bytes]) -> list[bytes]:
         """Send a frame that was held back behind its successor; it is lost if its connection is gone."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 from isal import isal_zlib
@@ -25,6 +25,8 @@ from ssmd_core.messages.lines import parse_line
 _CHUNK_BYTES = 256 * 1024
 # A gzip bomb must not fill memory: the largest frame a venue may send is 32 MiB.
 MAX_LINE_BYTES = 64 * 1024 * 1024
+# isal's stub calls the class an instance.
+_GZIP_ERROR = cast("type[Exception]", isal_zlib.error)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -159,7 +161,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
             while data:
                 try:
                     plain = decoder.decompress(data, _CHUNK_BYTES * 4)
-                except isal_zlib.error as error:
+                except _GZIP_ERROR as error:
                     raise TornFileError(str(path), member, str(error)) from error
                 if plain:
                     yield plain

@@ -26,7 +26,7 @@ from ssmd_stream.replay.protocol import Exchange, Session, Traffic
 from ssmd_stream.replay.recording import RecordedFrame, Recording
 from ssmd_stream.replay.rest import rest_app
 from ssmd_stream.replay.sent_log import SentLog
-from ssmd_stream.replay.venues.kalshi import PATH, TestKey, handshake_error
+from ssmd_stream.replay.venues.kalshi import PATH, ClientKey, handshake_error
 from ssmd_stream.replay.venues.registry import make_exchange, make_session
 
 _log = structlog.get_logger()
@@ -95,7 +95,7 @@ class ReplayServer:
         on_reconnect: Literal["continue", "restart"] = "continue",
         faults: Faults | None = None,
         sent_log: Path | None = None,
-        key: TestKey | None = None,
+        key: ClientKey | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._feed = feed
@@ -190,8 +190,10 @@ class ReplayServer:
             ArchiveError, OSError: the recording could not be read; what was readable has been sent.
         """
         await self._finished.wait()
-        while any(connection.buffered_bytes for connection in self._connections if not connection.half_open):
-            await asyncio.sleep(0.005)
+        for connection in self._connections:
+            # A transport tells when it is below its low-water mark, not when it is empty.
+            while connection.buffered_bytes and not connection.half_open:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
         self.flush_log()
         if self._error is not None:
             raise self._error
@@ -215,7 +217,8 @@ class ReplayServer:
                 self.handshakes_refused += 1
                 body = b'{"error":{"code":"authentication_error","message":"' + reason.encode() + b'"}}'
                 return picows.WSUpgradeResponseWithListener(
-                    picows.WSUpgradeResponse.create_error_response(401, body, {"Content-Type": "application/json"}), None
+                    picows.WSUpgradeResponse.create_error_response(401, body, {"Content-Type": "application/json"}),
+                    None,
                 )
         ordinal = len(self._connections)
         session = make_session(
@@ -224,9 +227,7 @@ class ReplayServer:
             self._clock.now_ns,
             lambda instrument: self._injector.refuses(ordinal, instrument),
         )
-        connection = Connection(
-            ordinal, session, self._log, self._changed.set, muted=self._injector.muted(ordinal)
-        )
+        connection = Connection(ordinal, session, self._log, self._changed.set, muted=self._injector.muted(ordinal))
         self._connections.append(connection)
         return connection
 

@@ -183,15 +183,15 @@ def _duplicates(key: dg.AssetKey, hour: Hour) -> Finding:
 
 def _sequence_gaps(key: dg.AssetKey, hour: Hour) -> Finding:
     if hour.lost:
-        after, _, reason = next(hole for hole in hour.holes if hole[2] != "duplicate")
+        first = next(hole for hole in hour.holes if hole.lost)
         text = (
-            f"{hour.lost:,} sequences are missing, first after {after} ({reason}). `expired`: the archiver was away "
-            f"longer than the stream keeps messages, raise the stream's max_age; `deleted`: somebody purged the "
-            f"stream; `unknown`: a file of the hour is not there or not sealed yet, look into the folder."
+            f"{hour.lost:,} sequences are missing, first after {first.after_seq} ({first.reason}). `expired`: the "
+            f"archiver was away longer than the stream keeps messages, raise the stream's max_age; `deleted`: somebody "
+            f"purged the stream; `unknown`: a file of the hour is not there or not sealed yet, look into the folder."
         )
     elif hour.holes:
-        text = f"Nothing is missing; {len(hour.holes):,} holes are duplicates that the archiver dropped."
+        text = f"Nothing is missing; {len(hour.holes):,} holes are dropped duplicates or lie in a neighbouring hour."
     else:
         text = "No sequence is missing."
-    holes = [{"after_seq": after, "missing": missing, "reason": reason} for after, missing, reason in hour.holes[:20]]
+    holes = [hole._asdict() for hole in hour.holes[:20]]
     return Finding(key, "sequence_gaps", not hour.lost, _WARN, text, {"missing": hour.lost, "holes": holes})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
+from typing import NamedTuple
 
 from ssmd_assets.lib.sealed import SLOTS_PER_HOUR
-from ssmd_core.archive.manifest import Gap, load_manifest
+from ssmd_core.archive.manifest import FileEntry, Gap, load_manifest
 from ssmd_core.archive.paths import day_folder
 from ssmd_core.datasets.report import HourReport, OutputFile
 from ssmd_core.feeds.base import Feed
@@ -19,6 +20,23 @@ MIN_ROWS_FOR_NULLS = 100
 _FILLED = 0.5
 
 
+class Hole(NamedTuple):
+    """Sequences that the hour's files do not hold.
+
+    Attributes:
+        after_seq: last sequence before the hole.
+        missing: how many.
+        reason: `duplicate` (dropped by the archiver), `neighbouring hour` (in a file of it), `expired` or `deleted`
+            (as the manifest has it), else `unknown`.
+        lost: how many of them are lost.
+    """
+
+    after_seq: int
+    missing: int
+    reason: str
+    lost: int
+
+
 @dataclass(frozen=True)
 class Hour:
     """One hour of one stream.
@@ -26,13 +44,16 @@ class Hour:
     Attributes:
         feed, stream: which stream.
         report: what the builder did.
-        gaps: what the day's manifest knows of missing sequences.
+        gaps: what the manifests of the day and of the days beside it know of missing sequences.
+        earlier, later: files of the hours before and after, of the same days.
     """
 
     feed: Feed
     stream: str
     report: HourReport
-    gaps: tuple[Gap, ...]
+    gaps: tuple[Gap, ...] = ()
+    earlier: tuple[FileEntry, ...] = ()
+    later: tuple[FileEntry, ...] = ()
 
     @classmethod
     def make(cls, settings: Settings, feed: Feed, stream: str, hour: datetime) -> Hour:
@@ -45,8 +66,18 @@ class Hour:
         from ssmd_core.datasets.build import build_hour  # duckdb and pyarrow, which the definitions need not load
 
         report = build_hour(settings.archive_root, settings.dataset_root, feed, stream, hour)
-        manifest = load_manifest(day_folder(settings.archive_root, feed.name, stream, f"{hour:%Y-%m-%d}"))
-        return cls(feed, stream, report, tuple(manifest.gaps) if manifest else ())
+        days = (hour + timedelta(days=offset) for offset in (-1, 0, 1))
+        folders = (day_folder(settings.archive_root, feed.name, stream, f"{day:%Y-%m-%d}") for day in days)
+        manifests = [manifest for folder in folders if (manifest := load_manifest(folder))]
+        files = [(datetime.fromisoformat(file.start), file) for manifest in manifests for file in manifest.files]
+        return cls(
+            feed,
+            stream,
+            report,
+            gaps=tuple(gap for manifest in manifests for gap in manifest.gaps),
+            earlier=tuple(file for start, file in files if start < hour),
+            later=tuple(file for start, file in files if start >= hour + timedelta(hours=1)),
+        )
 
     @property
     def slots(self) -> int:
@@ -54,15 +85,38 @@ class Hour:
         return len({source.name[:4] for source in self.report.sources})
 
     @cached_property
-    def holes(self) -> list[tuple[int, int, str]]:
-        """Missing sequences: the one before, how many, and the manifest's reason or `unknown`."""
-        reasons = {gap.after_seq: gap.reason for gap in self.gaps}
-        return [(after, missing, reasons.get(after, "unknown")) for after, missing in self.report.seq_gaps]
+    def holes(self) -> list[Hole]:
+        """Missing sequences, from the end of the hour before to the end of this one."""
+        holes = [self._explain(after_seq, missing) for after_seq, missing in self.report.seq_gaps]
+        first_seq = min((source.first_seq for source in self.report.sources if source.records), default=0)
+        before = max((file.last_seq for file in self.earlier if file.first_seq < first_seq), default=first_seq)
+        if before < first_seq - 1:
+            holes.insert(0, self._explain(before, first_seq - 1 - before))
+        return holes
+
+    def _explain(self, after_seq: int, missing: int) -> Hole:
+        last_seq = after_seq + missing
+        dropped = 0
+        reason = "unknown"
+        for gap in self.gaps:
+            overlap = min(last_seq, gap.after_seq + gap.missing) - max(after_seq, gap.after_seq)
+            if overlap > 0 and gap.reason == "duplicate":
+                dropped += overlap
+            elif overlap > 0:
+                reason = gap.reason
+        if dropped >= missing:
+            return Hole(after_seq, missing, "duplicate", 0)
+        # Receive times of several connections interleave: around the full hour a sequence may lie in a neighbour.
+        if reason == "unknown" and any(
+            file.first_seq <= after_seq + 1 and file.last_seq >= last_seq for file in (*self.earlier, *self.later)
+        ):
+            return Hole(after_seq, missing, "neighbouring hour", 0)
+        return Hole(after_seq, missing, reason, missing - dropped)
 
     @property
     def lost(self) -> int:
-        """Messages missing; a duplicate that the archiver dropped is not."""
-        return sum(missing for _, missing, reason in self.holes if reason != "duplicate")
+        """Messages missing."""
+        return sum(hole.lost for hole in self.holes)
 
     @property
     def whole(self) -> bool:
@@ -84,8 +138,11 @@ class Hour:
         return {name: round(share, 4) for name, share in rates.items() if share}
 
     def filled(self, message_type: str) -> list[str]:
-        """Columns in which at least half of the rows hold a value; none where there are too few rows to tell."""
-        if self.report.rows.get(message_type, 0) < MIN_ROWS_FOR_NULLS:
+        """Nullable columns filled in at least half of the rows; none where there are too few rows to tell."""
+        schema = self.feed.schema_of(message_type)
+        if schema is None or self.report.rows.get(message_type, 0) < MIN_ROWS_FOR_NULLS:
             return []
         rates = self.report.null_rates.get(message_type, {})
-        return sorted(name for name, share in rates.items() if share <= _FILLED)
+        return sorted(
+            column.name for column in schema.columns if column.nullable and rates.get(column.name, 0.0) <= _FILLED
+        )

@@ -54,25 +54,25 @@ def dataset_made(hour: Hour, message_type: str, dataset_root: Path, filled_befor
     if output is not None and output.rows:
         metadata = {
             "dagster/partition_row_count": output.rows,
+            "empty": False,
             "path": dg.MetadataValue.path(str(dataset_root / output.path)),
             "bytes": output.bytes,
-            "sha256": output.sha256,
             "schema": f"{output.schema_name} {output.schema_version}",
             "messages": hour.report.accepted.get(message_type, 0),
             "rejected": rejected,
             "null_rates": hour.nulls(message_type),
-            "filled_columns": sorted({*filled_before, *hour.filled(message_type)}),
             "source_files": hour.source_files,
-            "empty": False,
+            "sha256": output.sha256,
+            "filled_columns": sorted({*filled_before, *hour.filled(message_type)}),
         }
         return Made(key, metadata, output.sha256)
     if rejected or not hour.whole:
         return None
     metadata = {
         "dagster/partition_row_count": 0,
-        "filled_columns": list(filled_before),
-        "source_files": hour.source_files,
         "empty": True,
+        "source_files": hour.source_files,
+        "filled_columns": list(filled_before),
     }
     return Made(key, metadata, "empty")
 

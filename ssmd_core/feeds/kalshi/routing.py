@@ -38,7 +38,7 @@ def route(payload: bytes) -> Route:
         # `msg` of a list reply is an array; a renamed or retyped ticker must not cost the message its type.
         try:
             return Route(_TYPE_ONLY.decode(payload).type, "")
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise FrameError(f"Kalshi message without type: {error}: {payload[:120]!r}") from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"not a Kalshi message: {error}: {payload[:120]!r}") from error

@@ -39,7 +39,7 @@ def route(payload: bytes) -> Route:
         # `data` of the instrument channel is an object.
         try:
             envelope = _TYPE_ONLY.decode(payload)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise FrameError(f"Kraken message without channel: {error}: {payload[:120]!r}") from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"not a Kraken message: {error}: {payload[:120]!r}") from error

@@ -10,7 +10,12 @@ from ssmd_core.feeds.columns import flag, integer, iso, json, levels_float, mome
 
 _SYMBOL = text("symbol", "item.symbol", required=True, about="v2 name, e.g. BTC/USD")
 _IS_SNAPSHOT = Column(
-    "is_snapshot", "bool", (Source("type", "is_snapshot"),), True, "", "whether the message is a snapshot, not an update"
+    "is_snapshot",
+    "bool",
+    (Source("type", "is_snapshot"),),
+    True,
+    "",
+    "a snapshot, not an update",
 )
 
 _TICKER_SCHEMA = Schema(

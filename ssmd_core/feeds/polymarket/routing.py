@@ -7,7 +7,6 @@ import msgspec
 from ssmd_core.errors import FrameError
 from ssmd_core.feeds.base import Route
 
-
 # msgspec refuses every value of a `Raw | None` member, so absence is this object.
 _ABSENT = msgspec.Raw()
 

@@ -44,8 +44,8 @@ _PRICE_CHANGE_SCHEMA = Schema(
         decimal("size", "shares", "item.size", required=True, about="new size of the level; 0 removes it"),
         text("side", "item.side", required=True, about="BUY: bids, SELL: asks"),
         text("hash", "item.hash", "hash", distinct=True, about="SHA-1 of the token's whole book after the change"),
-        decimal("best_bid", "dollars", "item.best_bid", about="after the change; 0 if there is none (since 2025-09-15)"),
-        decimal("best_ask", "dollars", "item.best_ask", about="after the change; 1 if there is none (since 2025-09-15)"),
+        decimal("best_bid", "dollars", "item.best_bid", about="after it; 0 if there is none (since 2025-09-15)"),
+        decimal("best_ask", "dollars", "item.best_ask", about="after it; 1 if there is none (since 2025-09-15)"),
     ),
     # Since 2025-09-15 an array `price_changes`, before that `changes`, in 2024 one level in the message itself.
     explode=("price_changes", "changes", "."),

@@ -115,7 +115,8 @@ class KrakenFuturesExchange(Exchange):
             f'"bid_size":{ladder.bid_sizes[ladder.best_bid] / _QTY},'
             f'"ask_size":{ladder.ask_sizes[ladder.best_ask] / _QTY},"volume":{product.volume / _QTY},'
             f'"dtm":{product.dtm},"index":{last + 0.07:.2f},"last":{last},"change":-0.68,"suspended":false,'
-            f'"tag":"{product.tag}","pair":"{product.pair}","openInterest":2157.6281,"markPrice":{last - 0.31964411354:.11f},'
+            f'"tag":"{product.tag}","pair":"{product.pair}","openInterest":2157.6281,'
+            f'"markPrice":{last - 0.31964411354:.11f},"open":{last},"high":{last + 120.5},"low":{last - 99.5},'
             f'"maturityTime":{1_798_185_600_000 if product.dtm else 0},"post_only":false,'
             f'"volumeQuote":{product.volume / _QTY * last:.4f}}}'
         )
@@ -125,8 +126,9 @@ class KrakenFuturesExchange(Exchange):
         product = self.products[id_]
         return (
             f'{{"premium":-0.0,"product_id":"{id_}","feed":"ticker_lite",'
-            f'"bid":{self._price(product, product.ladder.best_bid)},"ask":{self._price(product, product.ladder.best_ask)},'
-            f'"change":-0.68,"volume":{product.volume / _QTY},"tag":"{product.tag}","pair":"{product.pair}",'
+            f'"bid":{self._price(product, product.ladder.best_bid)},'
+            f'"ask":{self._price(product, product.ladder.best_ask)},"change":-0.68,'
+            f'"volume":{product.volume / _QTY},"tag":"{product.tag}","pair":"{product.pair}",'
             f'"dtm":{product.dtm},"maturityTime":{1_798_185_600_000 if product.dtm else 0},'
             f'"volumeQuote":{product.volume / _QTY * self._price(product, product.last):.4f}}}'
         )

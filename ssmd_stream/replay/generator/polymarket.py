@@ -138,6 +138,8 @@ class PolymarketExchange(Exchange):
             f"Will rehearsal {self._count} end “up”?", f"rehearsal-{self._count}",
             Ladder(rng, mid=mid, tick=10, low=10, high=_UNIT - 10, max_size=1_000_000), self._ms(),
         )  # fmt: skip
+        if self._count % 2:  # every other market has been traded already
+            market.last = [f"{units / _UNIT:.3f}" for units in (mid, _UNIT - mid)]
         for is_bid, prices in ((True, market.ladder.bids), (False, market.ladder.asks)):
             sizes = market.ladder.bid_sizes if is_bid else market.ladder.ask_sizes
             for price in prices:

@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from cryptography.exceptions import InvalidSignature
@@ -36,7 +36,8 @@ _ERRORS = {
 }
 
 
-class TestKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ClientKey:
     """An RSA key pair made on the spot, for servers and clients of tests and rehearsals.
 
     Attributes:
@@ -45,23 +46,21 @@ class TestKey(NamedTuple):
         public_key: for the server.
     """
 
-    __test__ = False  # not a test class
-
     access_key: str
     private_pem: str
     public_key: rsa.RSAPublicKey
 
 
-def make_test_key(access_key: str = "ssmd-replay") -> TestKey:
+def make_test_key(access_key: str = "ssmd-replay") -> ClientKey:
     """A fresh 2048-bit key pair."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return TestKey(access_key, pem.decode(), private.public_key())
+    return ClientKey(access_key, pem.decode(), private.public_key())
 
 
-def handshake_error(headers: Mapping[str, str], path: str, key: TestKey, now_ms: int) -> str | None:
+def handshake_error(headers: Mapping[str, str], path: str, key: ClientKey, now_ms: int) -> str | None:
     """Why the handshake must be answered with HTTP 401; None if its signature is good and fresh."""
     timestamp = headers.get("KALSHI-ACCESS-TIMESTAMP", "")
     if headers.get("KALSHI-ACCESS-KEY") != key.access_key:
@@ -121,21 +120,21 @@ class KalshiSession(Session):
         if not isinstance(command, dict):
             return Replies([_error(0, 1)], [])
         self.version += 1
-        id_ = command.get("id") if isinstance(command.get("id"), int) else 0
+        id_ = command["id"] if isinstance(command.get("id"), int) else 0
+        name = command.get("cmd")
+        if name == "list_subscriptions":
+            live = [{"channel": each.channel, "sid": each.sid} for each in self._by_channel.values()]
+            return Replies([_reply(id_, type="ok", msg=live)], [])
+        handlers = {
+            "subscribe": self._subscribe,
+            "update_subscription": self._update,
+            "unsubscribe": self._unsubscribe,
+        }
+        handler = handlers.get(name) if isinstance(name, str) else None
+        if handler is None:
+            return Replies([_error(id_, 5)], [])
         params = command.get("params")
-        match command.get("cmd"):
-            case "list_subscriptions":
-                live = [{"channel": each.channel, "sid": each.sid} for each in self._by_channel.values()]
-                return Replies([_reply(id_, type="ok", msg=live)], [])
-            case "subscribe" | "update_subscription" | "unsubscribe" if not isinstance(params, dict):
-                return Replies([_error(id_, 2)], [])
-            case "subscribe":
-                return self._subscribe(id_, params)
-            case "update_subscription":
-                return self._update(id_, params)
-            case "unsubscribe":
-                return self._unsubscribe(id_, params)
-        return Replies([_error(id_, 5)], [])
+        return handler(id_, params) if isinstance(params, dict) else Replies([_error(id_, 2)], [])
 
     def render(self, event: Event) -> bytes | None:
         subscription = self._by_channel.get(event.channel)
@@ -187,27 +186,27 @@ class KalshiSession(Session):
         subscription = self._by_sid(sids[0])
         tickers = _tickers(params)
         action = params.get("action")
-        if subscription is None:
-            return Replies([_error(id_, 7)], [])
-        if not action:
-            return Replies([_error(id_, 15)], [])
-        if not tickers:
-            return Replies([_error(id_, 14)], [])
-        match action:
-            case "add_markets":
-                added = self._add(subscription, tickers, {})
-                return Replies([self._ok(id_, subscription)], self._snapshots(subscription, added, initial=False))
-            case "delete_markets":
-                for ticker in tickers:
-                    subscription.tickers.pop(ticker, None)
-                return Replies([self._ok(id_, subscription)], [])
-            case "get_snapshot" if self._exchange is not None and subscription.channel == "orderbook_delta":
-                known = [ticker for ticker in tickers if ticker in self._exchange.markets]
-                snapshots = [(ticker, self._exchange.snapshot(ticker)) for ticker in known]
-                return Replies(
-                    [], [self._frame(subscription, "orderbook_snapshot", body, id_) for _, body in snapshots]
-                )
-        return Replies([_error(id_, 13)], [])
+        code = 7 if subscription is None else 15 if not action else 14 if not tickers else 0
+        if subscription is None or code:
+            return Replies([_error(id_, code)], [])
+        control: list[bytes] = []
+        data: list[bytes] = []
+        if action == "add_markets":
+            added = self._add(subscription, tickers, {})
+            control.append(self._ok(id_, subscription))
+            data = self._snapshots(subscription, added, initial=False)
+        elif action == "delete_markets":
+            for ticker in tickers:
+                subscription.tickers.pop(ticker, None)
+            control.append(self._ok(id_, subscription))
+        elif action == "get_snapshot" and self._exchange is not None and subscription.channel == "orderbook_delta":
+            for ticker in tickers:
+                if ticker in self._exchange.markets:
+                    body = self._exchange.snapshot(ticker)
+                    data.append(self._frame(subscription, "orderbook_snapshot", body, id_))
+        else:
+            control.append(_error(id_, 13))
+        return Replies(control, data)
 
     def _unsubscribe(self, id_: int, params: dict[str, Any]) -> Replies:
         sids = params.get("sids")

@@ -109,8 +109,14 @@ class KrakenSession(Session):
         if isinstance(command.get("req_id"), int):
             common["req_id"] = command["req_id"]
         if method == "ping":
-            return Replies([orjson.dumps({**common, "time_in": received, "time_out": iso(self._now_ns())})
-                            .replace(b'"method":"ping"', b'"method":"pong"')], [])
+            return Replies(
+                [
+                    orjson.dumps({**common, "time_in": received, "time_out": iso(self._now_ns())}).replace(
+                        b'"method":"ping"', b'"method":"pong"'
+                    )
+                ],
+                [],
+            )
         params = command.get("params")
         if method not in ("subscribe", "unsubscribe") or not isinstance(params, dict):
             return Replies([self._refusal(common, "Unsupported request", received)], [])
@@ -146,7 +152,9 @@ class KrakenSession(Session):
             self._symbols.setdefault(channel, set())
             if channel == "instrument":
                 result["snapshot"] = snapshot
-            data = [self._exchange.instrument_snapshot().encode()] if self._wants(channel, snapshot) else []
+            data: list[bytes] = []
+            if channel == "instrument" and snapshot and self._exchange is not None:
+                data.append(self._exchange.instrument_snapshot().encode())
             return Replies([self._ack(common, result, received)], data)
         symbols = params.get("symbol")
         if not isinstance(symbols, list) or not symbols:
@@ -162,9 +170,6 @@ class KrakenSession(Session):
             accepted.append(symbol)
             control.append(self._ack(common, {**result, "snapshot": snapshot, "symbol": symbol}, received))
         return Replies(control, self._snapshots(channel, accepted, depth, snapshot=snapshot))
-
-    def _wants(self, channel: str, snapshot: bool) -> bool:
-        return channel == "instrument" and snapshot and self._exchange is not None
 
     def _snapshots(self, channel: str, symbols: list[str], depth: int, *, snapshot: bool) -> list[bytes]:
         exchange = self._exchange

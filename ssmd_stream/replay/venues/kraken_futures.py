@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 
@@ -50,13 +51,15 @@ class KrakenFuturesSession(Session):
         if feed not in FEEDS or (event == "subscribe" and self._refuses("")):
             return Replies([_event("alert", message="Couldn't subscribe to invalid feed")], [])
         self.version += 1
-        if event == "unsubscribe":
-            return self._unsubscribe(feed, command.get("product_ids"))
+        products = command.get("product_ids")
+        ids = products if isinstance(products, list) else []
+        return self._subscribe(feed, ids) if event == "subscribe" else self._unsubscribe(feed, ids)
+
+    def _subscribe(self, feed: str, products: list[Any]) -> Replies:
         if feed == "heartbeat":
             self._products.setdefault(feed, set())
             return Replies([_event("subscribed", feed=feed)], [])
-        products = command.get("product_ids")
-        if not isinstance(products, list) or not products:
+        if not products:
             return Replies([_event("error", message="Invalid product id")], [])
         control: list[bytes] = []
         data: list[bytes] = []
@@ -72,9 +75,9 @@ class KrakenFuturesSession(Session):
     def render(self, event: Event) -> bytes | None:
         return event.body.encode() if event.instrument in self._products.get(event.channel, ()) else None
 
-    def _unsubscribe(self, feed: str, products: object) -> Replies:
+    def _unsubscribe(self, feed: str, products: list[Any]) -> Replies:
         held = self._products.get(feed, set())
-        wanted = [str(product) for product in products] if isinstance(products, list) else []
+        wanted = [str(product) for product in products]
         held.difference_update(wanted)
         if not held:
             self._products.pop(feed, None)

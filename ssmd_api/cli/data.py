@@ -1,0 +1,111 @@
+"""`ssmd dataset` and `ssmd verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, settings
+
+dataset_app = typer.Typer(help="Hourly parquet from the archive.", no_args_is_help=True)
+
+
+@dataset_app.command("build")
+def build(
+    feed: str,
+    stream: str,
+    hour: Annotated[str, typer.Argument(help="YYYY-MM-DD-HH:00, UTC.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report.")] = False,
+) -> None:
+    """Build one hour of one stream; exit 0 if every message is accounted for."""
+    from ssmd_core import feeds
+    from ssmd_core.archive.paths import parse_hour
+    from ssmd_core.datasets.build import build_hour
+    from ssmd_core.errors import ConfigError
+
+    with clear_errors():
+        found = settings()
+        try:
+            wanted = parse_hour(hour)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        report = build_hour(found.archive_root, found.dataset_root, feeds.get(feed), stream, wanted)
+        if as_json:
+            print_json(report.as_dict())
+        else:
+            for output in report.outputs:
+                typer.echo(f"{found.dataset_root / output.path}  {output.rows} rows  {output.bytes} bytes")
+            if report.rejects_file:
+                typer.echo(f"{found.dataset_root / report.rejects_file}  {sum(report.rejects.values())} rejects")
+            typer.echo(
+                f"{report.messages} messages = {sum(report.accepted.values())} converted "
+                f"+ {sum(report.rejects.values())} rejected + {sum(report.no_schema.values())} without a schema"
+            )
+        if not report.balanced:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@dataset_app.command("catalog")
+def catalog() -> None:
+    """Write catalog.json from what is there."""
+    from ssmd_core.datasets.catalog import write_catalog
+
+    with clear_errors():
+        write_catalog(settings().dataset_root)
+
+
+@dataset_app.command("schemas")
+def schemas(out: Annotated[Path, typer.Option(help="Folder for one page per feed.")]) -> None:
+    """Write the schema pages from the registry."""
+    from ssmd_core.datasets.schema_docs import write_schema_docs
+
+    with clear_errors():
+        write_schema_docs(out)
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="Data folder, or any folder of an archive below it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Derive everything again from the files alone; exit 0 only if all of it holds, else name what does not."""
+    from ssmd_core.archive.verify import verify_archive
+    from ssmd_core.datasets.verify import DatasetCheck, verify_datasets
+    from ssmd_core.errors import ConfigError
+
+    with clear_errors():
+        if not path.is_dir():
+            raise ConfigError(f"{path} is not a folder")
+        whole = (path / "archive").is_dir()
+        archive = verify_archive(path / "archive" if whole else path)
+        datasets = DatasetCheck()
+        if whole and (path / "datasets").is_dir():
+            datasets = verify_datasets(path / "datasets", path / "archive")
+        problems = [*archive.problems, *datasets.problems]
+        if not archive.files and not problems:
+            raise ConfigError(f"{path} holds no sealed archive file")
+        if as_json:
+            print_json(
+                {
+                    "files": archive.files,
+                    "records": archive.records,
+                    "lost": archive.lost,
+                    "hours": datasets.hours,
+                    "dataset_files": datasets.files,
+                    "problems": problems,
+                    "notes": archive.notes,
+                    "holds": not problems,
+                }
+            )
+        else:
+            for note in archive.notes:
+                typer.echo(f"note: {note}", err=True)
+            for problem in problems:
+                typer.echo(f"FAILED {problem}")
+            typer.echo(
+                f"{archive.records} messages in {archive.files} sealed files, {archive.lost} declared lost; "
+                f"{datasets.files} dataset files of {datasets.hours} hours rebuilt; {len(problems)} problems"
+            )
+        if problems:
+            raise typer.Exit(EXIT_FAILED)

@@ -1,0 +1,31 @@
+"""`ssmd`: the command line. Heavy imports stand inside the commands, so that `ssmd --help` is there at once."""
+
+from __future__ import annotations
+
+import typer
+
+from ssmd_api.cli import capture, config, data, stack
+
+app = typer.Typer(
+    name="ssmd",
+    help="Market data of Kalshi, Kraken, Kraken Futures and Polymarket: captured completely, archived byte for byte.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(stack.demo)
+app.command("up")(stack.up)
+app.command("status")(stack.status)
+app.command("init")(config.init)
+app.command("replay")(capture.replay)
+app.command("rehearse")(capture.rehearse)
+app.command("verify")(data.verify)
+app.add_typer(capture.connector_app, name="connector")
+app.add_typer(capture.archiver_app, name="archiver")
+app.add_typer(data.dataset_app, name="dataset")
+app.add_typer(config.feed_app, name="feed")
+app.add_typer(config.env_app, name="env")
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,120 @@
+"""`ssmd up`, `ssmd status`, `ssmd demo`: everything at once."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, settings
+
+if TYPE_CHECKING:
+    from ssmd_stream.rehearsal.demo import DemoResult
+
+DataOption = Annotated[Path | None, typer.Option(help="Data folder instead of SSMD_DATA or .data.")]
+
+
+def up(
+    data: DataOption = None,
+    capture: Annotated[
+        bool, typer.Option(help="Run connectors and archiver, not only the servers and Dagster.")
+    ] = True,
+) -> None:
+    """Start and supervise everything until Ctrl-C: NATS, Postgres, Valkey, connectors, archiver, Dagster."""
+    from rich.console import Console
+
+    from ssmd_stream.servers.supervisor import run_supervised
+    from ssmd_stream.stack import children
+
+    with clear_errors():
+        found = settings(data)
+        found.data.mkdir(parents=True, exist_ok=True)
+        console = Console()
+        plan = children(found, capture=capture)
+        for notice in plan.notices:
+            console.print(notice, markup=False)
+        raise typer.Exit(asyncio.run(run_supervised(found, plan.make, console)))
+
+
+def status(
+    data: DataOption = None, as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON.")] = False
+) -> None:
+    """What `ssmd up` runs on a data folder; exit 0 only if all of it is healthy."""
+    import msgspec
+
+    from ssmd_stream.servers.state import read_state
+
+    with clear_errors():
+        found = settings(data)
+        state = read_state(found.data)
+        if state is None or not state.running:
+            typer.echo(f"nothing is running on {found.data}", err=True)
+            raise typer.Exit(EXIT_FAILED)
+        if as_json:
+            print_json([msgspec.to_builtins(unit) for unit in state.units])
+        else:
+            for unit in state.units:
+                typer.echo(f"{unit.name:28} {unit.state:10} {unit.url or '-':40} {unit.detail}")
+        if not state.healthy:
+            raise typer.Exit(EXIT_FAILED)
+
+
+def demo(
+    data: Annotated[Path, typer.Option(help="Folder of the demo; emptied first.")] = Path(".data/demo"),
+    seconds: Annotated[float, typer.Option(min=5, max=120, help="How long the venues talk.")] = 15.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Capture four generated venues, archive, let Dagster build parquet, verify; exit 0 only if nothing is missing."""
+    import dataclasses
+
+    from ssmd_core.errors import ConfigError
+    from ssmd_stream.rehearsal.demo import MARKER, run_demo
+
+    with clear_errors():
+        folder = data.absolute()
+        if folder.exists():
+            if any(folder.iterdir()) and not (folder / MARKER).exists():
+                raise ConfigError(f"{folder} is not empty and not a demo's: choose another folder")
+            shutil.rmtree(folder)
+        result = asyncio.run(run_demo(folder, seconds, lambda text: typer.echo(f"· {text}", err=True)))
+        if as_json:
+            print_json({**dataclasses.asdict(result), "passed": result.passed})
+        else:
+            _print_demo(result, folder)
+        if not result.passed:
+            raise typer.Exit(EXIT_FAILED)
+
+
+def _print_demo(result: DemoResult, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"ssmd demo: the hour {result.hour} UTC, {result.total_s:.0f} s from start to here")
+    for name in ("feed", "sent", "captured", "archived", "rejected", "lost", "duplicated", "frames/s", "rows", "files"):
+        table.add_column(name, justify="left" if name in ("feed", "files") else "right", no_wrap=name != "files")
+    for feed in result.feeds:
+        table.add_row(
+            feed.stream,
+            f"{feed.sent:,}",
+            f"{feed.captured:,}",
+            f"{feed.archived:,}",
+            f"{feed.rejected:,}",
+            f"{feed.lost:,}",
+            f"{feed.duplicated:,}",
+            f"{feed.frames_per_s:,}",
+            f"{feed.rows:,}",
+            f"{feed.archive_files} archive, {feed.parquet_files} parquet",
+        )
+    console = Console()
+    console.print(table)
+    console.print("sent: frames the venue sent; captured, archived: messages (a frame may hold several)")
+    console.print(f"archive   {folder}/archive", highlight=False)
+    console.print(f"datasets  {folder}/datasets", highlight=False)
+    for problem in result.problems:
+        console.print(f"PROBLEM   {problem}", markup=False)
+    if result.passed:
+        console.print(f"verified  ssmd verify {folder}: every file derived again, nothing missing, same bytes")
+        console.print(f"look      ssmd up --no-capture --data {folder}   (Dagster shows this hour)", highlight=False)

@@ -1,0 +1,203 @@
+"""`ssmd demo`: four generated venues through everything, in the hour that is just over, and proof that it all arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from ssmd_core.archive.paths import SLOT_FILE, hour_key
+from ssmd_core.archive.verify import verify_archive
+from ssmd_core.clock import NS_PER_S, Clock
+from ssmd_core.datasets.manifest import load_parquet_manifest
+from ssmd_core.datasets.verify import verify_datasets
+from ssmd_core.feeds import FEEDS
+from ssmd_core.feeds.subjects import StreamName
+from ssmd_stream.rehearsal.compare import Comparison, compare
+from ssmd_stream.rehearsal.rehearse import past_hour, wait_until_read
+from ssmd_stream.rehearsal.rig import Rig
+from ssmd_stream.replay.generator.frames import ALL_CHANNELS
+from ssmd_stream.replay.server import Generated, ReplayServer
+from ssmd_stream.replay.venues.kalshi import make_test_key
+
+MARKER = ".ssmd-demo"
+ENV = "demo"
+FRAMES_PER_S = 1_000.0
+SEED = 20_261_122
+# Starting nine processes on two cores takes up to so long; the clock runs meanwhile.
+START_S = 8.0
+DAGSTER_S = 300.0
+
+
+@dataclass
+class FeedResult:
+    """One feed's line of the table.
+
+    Attributes:
+        stream: `{feed}/{stream}`.
+        sent: frames the venue sent.
+        captured: messages that JetStream acknowledged, ssmd's own events left out.
+        archived: messages in sealed files, likewise.
+        rejected: messages that break their schema.
+        lost, duplicated: against the frames sent; anything altered counts as lost.
+        frames_per_s: frames sent, over the time the venue talked.
+        rows: parquet rows.
+        archive_files, parquet_files: how many.
+    """
+
+    stream: str
+    sent: int
+    captured: int
+    archived: int
+    rejected: int
+    lost: int
+    duplicated: int
+    frames_per_s: int
+    rows: int
+    archive_files: int
+    parquet_files: int
+
+
+@dataclass
+class DemoResult:
+    """What the demo saw; `problems` is empty if everything holds."""
+
+    hour: str
+    feeds: list[FeedResult] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    total_s: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Everything that was sent is there, once, and the files prove it."""
+        return not self.problems and all(feed.lost == 0 and feed.duplicated == 0 for feed in self.feeds)
+
+
+async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) -> DemoResult:
+    """Run it on an empty folder.
+
+    Args:
+        seconds: how long the venues talk; the clock is sped up so that this fills most of an hour.
+
+    Raises:
+        SsmdError: a process did not come up or stood still.
+    """
+    started_s = time.monotonic()
+    hour = past_hour(datetime.now(UTC))
+    data.mkdir(parents=True)
+    (data / MARKER).touch()
+    clock = Clock(int(hour.timestamp()) * NS_PER_S, rate=3600 / (seconds + START_S + 2.0))
+    names = [StreamName(ENV, feed, stream) for feed in FEEDS.values() for stream in feed.streams]
+    key = make_test_key()
+    secrets = {"KALSHI_API_KEY": key.access_key, "KALSHI_PRIVATE_KEY": key.private_pem}
+    result = DemoResult(hour_key(hour))
+    captured: dict[str, int] = {}
+    async with Rig(data, env=ENV, clock=clock) as rig, AsyncExitStack() as venues:
+        progress("NATS is up; starting four venues, four connectors and the archiver")
+        servers = {}
+        for name in names:
+            servers[name.folder] = server = await venues.enter_async_context(
+                ReplayServer(
+                    name.feed,
+                    Generated(seed=SEED, frames_per_s=FRAMES_PER_S, limit=int(FRAMES_PER_S * seconds)),
+                    sent_log=_sent_log(data, name),
+                    key=key if name.feed.auth == "kalshi_rsa_pss" else None,
+                    clock=clock,
+                )
+            )
+            rig.start_connector(
+                name,
+                url=server.url,
+                rest_url=server.rest_url,
+                instruments=(),
+                channels=ALL_CHANNELS[name.feed.name],
+                secrets=secrets,
+            )
+        archiver = rig.start_archiver(names)
+        await asyncio.gather(*(rig.wait_until_up(daemon) for daemon in rig.daemons))
+        progress(f"capturing for {seconds:.0f} s, in which the clock runs through {hour_key(hour)}")
+        await asyncio.gather(*(server.finished() for server in servers.values()))
+        await asyncio.gather(
+            *(wait_until_read(rig, rig.connectors[folder], server) for folder, server in servers.items())
+        )
+        progress("draining and sealing")
+        for name in names:
+            captured[name.folder] = await rig.captured(name)
+        codes = await asyncio.gather(*(daemon.stop() for daemon in rig.connectors.values()))
+        result.problems += [
+            f"{daemon.name} ended with code {code}; see {daemon.log_path}"
+            for daemon, code in zip(rig.connectors.values(), codes, strict=True)
+            if code
+        ]
+        await rig.seal(names, int((hour + timedelta(hours=1)).timestamp()) * NS_PER_S)
+        await rig.wait_until_archived(names)
+        if code := await archiver.stop():
+            result.problems.append(f"the archiver ended with code {code}; see {archiver.log_path}")
+    progress("Dagster builds the hour")
+    result.problems += await _materialize(data, hour_key(hour))
+    progress("comparing with what the venues sent, and deriving every file again")
+    for name in names:
+        compared = await asyncio.to_thread(compare, _sent_log(data, name), data / "archive" / name.folder)
+        result.feeds.append(_feed_result(data, name, hour, compared, captured[name.folder], seconds))
+    archive = await asyncio.to_thread(verify_archive, data / "archive")
+    datasets = await asyncio.to_thread(verify_datasets, data / "datasets", data / "archive")
+    result.problems += [*archive.problems, *datasets.problems]
+    result.total_s = time.monotonic() - started_s
+    return result
+
+
+def _sent_log(data: Path, name: StreamName) -> Path:
+    return data / "sent" / f"{name.feed.name}.log"
+
+
+def _feed_result(
+    data: Path, name: StreamName, hour: datetime, compared: Comparison, captured: int, seconds: float
+) -> FeedResult:
+    day = f"{hour:%Y-%m-%d}"
+    manifest = load_parquet_manifest(data / "datasets" / name.folder / day)
+    stats = manifest.hours.get(f"{hour:%H}00") if manifest else None
+    archive_day = data / "archive" / name.folder / day
+    return FeedResult(
+        stream=name.folder,
+        sent=compared.frames_served,
+        captured=captured,
+        archived=compared.messages_archived,
+        rejected=sum(stats.parse_batch_dropped.values()) if stats else 0,
+        lost=compared.lost + compared.gap_messages + compared.altered,
+        duplicated=compared.duplicated,
+        frames_per_s=int(compared.frames_served / seconds),
+        rows=sum(stats.records_written.values()) if stats else 0,
+        archive_files=sum(1 for path in archive_day.iterdir() if SLOT_FILE.match(path.name)),
+        parquet_files=len(manifest.files) if manifest else 0,
+    )
+
+
+async def _materialize(data: Path, partition: str) -> list[str]:
+    """Let Dagster build the hour of all feeds in one run, as a person would from a shell; returns problems."""
+    home = data / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    log_path = data / "logs" / "dagster.log"
+    argv = ["-m", "dagster", "asset", "materialize", "-m", "ssmd_assets.definitions", "--select", "*"]
+    with log_path.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *argv,
+            "--partition",
+            partition,
+            env={**os.environ, "SSMD_DATA": str(data), "SSMD_ENV": ENV, "DAGSTER_HOME": str(home)},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            code = await asyncio.wait_for(process.wait(), DAGSTER_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            return [f"Dagster did not finish in {DAGSTER_S:.0f} s; see {log_path}"]
+    return [f"dagster asset materialize ended with code {code}; see {log_path}"] if code else []

@@ -1,0 +1,107 @@
+"""What `ssmd up` runs beside the servers: connectors, the archiver, Dagster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssmd_core.errors import ConfigError
+from ssmd_core.feeds import FEEDS
+from ssmd_core.feeds.base import Feed
+from ssmd_core.settings import Settings
+from ssmd_stream.servers.children import ChildSpec
+from ssmd_stream.servers.ports import choose_port
+from ssmd_stream.servers.stack import ServerUrls
+
+DAGSTER_PORT = 3000
+_DAGSTER_STAGE, _ARCHIVER_STAGE, _CONNECTOR_STAGE = 0, 1, 2
+_KALSHI_SECRETS = ("KALSHI_API_KEY", "KALSHI_PRIVATE_KEY")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to run.
+
+    Attributes:
+        make: gives the children once the servers' URLs are known.
+        notices: what is left out and how to change that, for a person.
+    """
+
+    make: Callable[[ServerUrls], Sequence[ChildSpec]]
+    notices: Sequence[str]
+
+
+def children(settings: Settings, *, capture: bool, environment: Mapping[str, str] = os.environ) -> Plan:
+    """Everything for one machine: a connector per stream of every feed, one archiver, Dagster's two processes.
+
+    Raises:
+        ConfigError: dagster.yaml or workspace.yaml is not where the checkout has it.
+    """
+    home = _dagster_home(settings.data)
+    notices = []
+    streams = [(feed, stream) for feed in FEEDS.values() for stream in feed.streams] if capture else []
+    if any(feed.auth == "kalshi_rsa_pss" for feed, _ in streams) and not all(map(environment.get, _KALSHI_SECRETS)):
+        streams = [(feed, stream) for feed, stream in streams if feed.auth == "none"]
+        notices.append(f"kalshi is left out: its WebSocket needs {' and '.join(_KALSHI_SECRETS)} (key id; PEM or path)")
+
+    def make(_urls: ServerUrls) -> list[ChildSpec]:
+        specs = [_connector(feed, stream) for feed, stream in streams]
+        if streams:
+            specs.append(_archiver(streams))
+        return [*specs, *_dagster(home)]
+
+    return Plan(make, notices)
+
+
+def _connector(feed: Feed, stream: str) -> ChildSpec:
+    port = choose_port(None)
+    argv = [sys.executable, "-m", "ssmd_stream.capture", "--feed", feed.name, "--stream", stream]
+    return ChildSpec(
+        name=f"connector-{feed.name}-{stream}",
+        argv=[*argv, "--health-port", str(port)],
+        health_url=f"http://127.0.0.1:{port}/health",
+        url=f"http://127.0.0.1:{port}/metrics",
+        stop_grace_s=12.0,
+        stage=_CONNECTOR_STAGE,
+    )
+
+
+def _archiver(streams: Sequence[tuple[Feed, str]]) -> ChildSpec:
+    port = choose_port(None)
+    names = [f"{feed.name}/{stream}" for feed, stream in streams]
+    return ChildSpec(
+        name="archiver",
+        argv=[sys.executable, "-m", "ssmd_stream.archive", *names, "--health-port", str(port)],
+        health_url=f"http://127.0.0.1:{port}/health",
+        url=f"http://127.0.0.1:{port}/metrics",
+        stop_grace_s=15.0,
+        stage=_ARCHIVER_STAGE,
+    )
+
+
+def _dagster(home: Path) -> list[ChildSpec]:
+    env = {"DAGSTER_HOME": str(home)}
+    port = choose_port(DAGSTER_PORT)
+    workspace = ["-w", str(home / "workspace.yaml")]
+    url = f"http://127.0.0.1:{port}"
+    webserver = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace]
+    return [
+        ChildSpec(name="dagster-webserver", argv=webserver, env=env, health_url=f"{url}/server_info", url=url),
+        ChildSpec(name="dagster-daemon", argv=[sys.executable, "-m", "dagster._daemon", "run", *workspace], env=env),
+    ]
+
+
+def _dagster_home(data: Path) -> Path:
+    """Dagster's home in the data folder, with the checkout's dagster.yaml and workspace.yaml."""
+    home = data / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    checkout = Path(__file__).resolve().parents[1]
+    for name in ("dagster.yaml", "workspace.yaml"):
+        if not (checkout / name).is_file():
+            raise ConfigError(f"{checkout / name} is missing: run ssmd from its checkout")
+        shutil.copyfile(checkout / name, home / name)
+    return home
