@@ -107,7 +107,7 @@ async def _running(options: ConnectorOptions, settings: Settings) -> AsyncIterat
 
 async def _until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - tests may poll
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -53,7 +53,7 @@ async def _open(transport: TransportName, url: str, recorder: Recorder, timeout_
 
 async def _until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - tests may poll
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -169,10 +169,12 @@ class _Build:
 
     def add_conflicts(self, lines: SortedLines) -> None:
         """Account for what sorting has left out."""
-        self._duplicates = lines.duplicates
+        self._duplicates = lines.duplicates.total()
+        for file, repeats in lines.duplicates.items():
+            self._files.setdefault(file, _FileSums()).records += repeats
         for file, number, seq, raw in lines.conflicts:
             self._messages += 1
-            self._files[file].records += 1
+            self._files.setdefault(file, _FileSums()).records += 1
             reason = f"sequence {seq} is held by another message"
             message_type, _ = classify(self._feed, parse_line(raw).payload)
             self._rejects.add(file=file, line=number, nats_seq=seq, message_type=message_type, reason=reason, raw=raw)

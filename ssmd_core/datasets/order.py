@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -49,13 +50,13 @@ class SortedLines:
     The lines are spooled uncompressed; what stays in memory are 20 bytes a line.
 
     Attributes:
-        duplicates: lines that repeat another line, byte for byte.
+        duplicates: lines that repeat another line, byte for byte, by file.
         conflicts: lines whose sequence another message holds already, as (file, line number, sequence, line).
     """
 
     paths: list[Path]
     spool: Path
-    duplicates: int = 0
+    duplicates: Counter[str] = field(default_factory=Counter)
     conflicts: list[tuple[str, int, int, bytes]] = field(default_factory=list)
 
     def chunks(self) -> Iterator[Chunk]:
@@ -110,10 +111,10 @@ class SortedLines:
                 continue
             first = int(order[np.searchsorted(ordered, ordered[position])])
             dropped.append(position)
+            file, line_number = self._origin(number, first_lines)
             if data[starts[first] : starts[first + 1]] == line:
-                self.duplicates += 1
+                self.duplicates[file] += 1
             else:
-                file, line_number = self._origin(number, first_lines)
                 self.conflicts.append((file, line_number, int(ordered[position]), line.removesuffix(b"\n")))
         return np.delete(order, dropped)
 

@@ -24,7 +24,7 @@ Indexes = npt.NDArray[np.int32]
 _QUOTE = ord('"')
 # DuckDB works on one batch per thread; ten of its vectors are enough to hide the cost of a batch.
 _BATCH_LINES = 20_480
-_ODD_TEXT = r"^(?:[\[{]|-?[0-9]+[.eE]|true$|false$|NaN$|-?Infinity$)"
+_ODD_TEXT = r"^(?:[\[{]|-?[0-9]+(?:\.[0-9]+(?:e[+-]?[0-9]+)?|e[+-]?[0-9]+)$|true$|false$|NaN$|-?Infinity$)"
 _LONGEST_NUMBER = 24  # -1.2345678901234567e-308
 _NUMBER_OR_WORD, _BRACKET = 1, 2
 _KIND_OF_FIRST_BYTE = np.zeros(256, np.uint8)

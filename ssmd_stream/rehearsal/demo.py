@@ -168,7 +168,7 @@ def _feed_result(
         sent=compared.frames_served,
         captured=captured,
         archived=compared.messages_archived,
-        rejected=sum(stats.parse_batch_dropped.values()) if stats else 0,
+        rejected=sum(stats.rejects.values()) if stats else 0,
         lost=compared.lost + compared.gap_messages + compared.altered,
         duplicated=compared.duplicated,
         frames_per_s=int(compared.frames_served / seconds),
