@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_datasets import payloads, sample_files
@@ -33,7 +35,8 @@ TYPES = {
 }
 # Columns of the reference system's datasets, which keep their names.
 REFERENCE = {
-    "kalshi_ticker": "market_ticker yes_bid yes_ask no_bid no_ask last_price volume open_interest ts exchange_clock sid",
+    "kalshi_ticker": "market_ticker yes_bid yes_ask no_bid no_ask last_price volume open_interest ts exchange_clock "
+    "sid _shard_id",
     "kalshi_trade": "market_ticker price count side ts trade_id exchange_seq sid _shard_id",
     "kalshi_lifecycle": "market_ticker event_type open_ts close_ts additional_metadata",
     "kraken_ticker": "symbol bid bid_qty ask ask_qty last volume vwap high low change change_pct",
@@ -49,7 +52,9 @@ REFERENCE = {
 
 
 def schemas() -> dict[str, Schema]:
-    return {kind.schema.name: kind.schema for feed in FEEDS.values() for kind in feed.message_types.values() if kind.schema}
+    return {
+        kind.schema.name: kind.schema for feed in FEEDS.values() for kind in feed.message_types.values() if kind.schema
+    }
 
 
 @pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
@@ -86,6 +91,7 @@ def test_a_page_names_every_column() -> None:
     assert "| `best_bid` | decimal128(18, 6) | yes | dollars | `item.best_bid` |" in page
 
 
+@lru_cache
 def sample_messages(samples: Path) -> dict[tuple[str, str], list[bytes]]:
     """At most 30 messages of every type."""
     found: dict[tuple[str, str], list[bytes]] = {}
@@ -105,10 +111,11 @@ def agree(feed: Feed, kind: str, messages: list[bytes]) -> int:
         format_line(payload, 1_700_000_000_000_001 + i, i + 1, "c0", i, wrapped=False)
         for i, payload in enumerate(messages)
     ]
-    with connect(1) as connection:
+    with connect(1) as connection, structlog.testing.capture_logs() as logs:
         made = Projector(feed, kind, schema, connection).project(
             pa.array([line.decode() for line in lines], pa.large_string()), np.arange(len(lines), dtype=np.int32), True
         )
+    assert not logs
     left = set(made.left.tolist())
     expected: list[dict[str, Any]] = []
     for i, line in enumerate(lines):
@@ -131,12 +138,13 @@ def test_both_paths_agree_on_samples(samples: Path) -> None:
             assert agree(FEEDS[feed], kind, messages) > 0, (feed, kind)
 
 
+_STRANGE_TEXTS = (
+    *("", "0x10", "1_000", " 5", "+5", "007", "-0", ".5", "5.", "1e3", "1e-08", "NaN", "inf", "true", "[1]", "{}"),
+    *('é\n"\\', "2026-08-05T11:45:36Z", "2026-08-05T11:45:36.1234567Z", "2026-08-05T11:45Z", "2026-08-05", "snapshot"),
+    *("9223372036854775808", "18446744073709551616", "123456789012.123456", "1234567890123", "0.1234567", "1e-400"),
+)
 STRANGE = st.one_of(
-    st.sampled_from(
-        ["", "0x10", "1_000", " 5", "+5", "007", "-0", ".5", "5.", "1e3", "1e-08", "NaN", "inf", "true", "[1]", "{}", "é\n\"\\"]
-        + ["2026-08-05T11:45:36Z", "2026-08-05T11:45:36.1234567Z", "2026-08-05T11:45Z", "2026-08-05", "snapshot"]
-        + ["9223372036854775808", "18446744073709551616", "123456789012.123456", "1234567890123", "0.1234567"]
-    ),
+    st.sampled_from(_STRANGE_TEXTS),
     st.none(),
     st.booleans(),
     st.integers(-(2**63), 2**64 - 1),
@@ -153,10 +161,10 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, member in members for place in places(member, (*path, key)))]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_both_paths_agree_on_strange_messages(samples: Path, data: st.DataObject) -> None:
-    found = CACHE or CACHE.update(sample_messages(samples)) or CACHE
+    found = sample_messages(samples)
     feed_name, kind = data.draw(st.sampled_from(sorted(found)))
     feed = FEEDS[feed_name]
     schema = feed.schema_of(kind)
@@ -178,6 +186,3 @@ def test_both_paths_agree_on_strange_messages(samples: Path, data: st.DataObject
             messages.append(payload)
     if messages:
         agree(feed, kind, messages)
-
-
-CACHE: dict[tuple[str, str], list[bytes]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from ssmd_api.cli import capture, config, data, stack
@@ -24,6 +26,18 @@ app.add_typer(capture.archiver_app, name="archiver")
 app.add_typer(data.dataset_app, name="dataset")
 app.add_typer(config.feed_app, name="feed")
 app.add_typer(config.env_app, name="env")
+
+
+@app.callback()
+def _logging(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, not only trouble.")] = False,
+) -> None:
+    """Market data of Kalshi, Kraken, Kraken Futures and Polymarket: captured completely, archived byte for byte."""
+    import logging
+
+    from ssmd_core import logs
+
+    logs.configure(logging.INFO if verbose else logging.WARNING)
 
 
 def main() -> None:

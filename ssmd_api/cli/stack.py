@@ -92,29 +92,22 @@ def _print_demo(result: DemoResult, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"ssmd demo: the hour {result.hour} UTC, {result.total_s:.0f} s from start to here")
-    for name in ("feed", "sent", "captured", "archived", "rejected", "lost", "duplicated", "frames/s", "rows", "files"):
-        table.add_column(name, justify="left" if name in ("feed", "files") else "right", no_wrap=name != "files")
-    for feed in result.feeds:
-        table.add_row(
-            feed.stream,
-            f"{feed.sent:,}",
-            f"{feed.captured:,}",
-            f"{feed.archived:,}",
-            f"{feed.rejected:,}",
-            f"{feed.lost:,}",
-            f"{feed.duplicated:,}",
-            f"{feed.frames_per_s:,}",
-            f"{feed.rows:,}",
-            f"{feed.archive_files} archive, {feed.parquet_files} parquet",
-        )
     console = Console()
+    table = Table(title=f"The hour {result.hour} UTC, {result.total_s:.0f} s from start to here", padding=(0, 0))
+    for name in ("feed", "sent", "captured", "archived", "rejected", "lost", "duplicated", "frames/s"):
+        table.add_column(name, justify="left" if name == "feed" else "right", no_wrap=True)
+    for feed in result.feeds:
+        counts = (feed.sent, feed.captured, feed.archived, feed.rejected, feed.lost, feed.duplicated, feed.frames_per_s)
+        table.add_row(feed.stream.partition("/")[0], *(f"{count:,}" for count in counts))
     console.print(table)
-    console.print("sent: frames the venue sent; captured, archived: messages (a frame may hold several)")
-    console.print(f"archive   {folder}/archive", highlight=False)
-    console.print(f"datasets  {folder}/datasets", highlight=False)
+    files = [(feed.archive_files, feed.parquet_files, feed.rows) for feed in result.feeds]
+    archives, parquets, rows = (sum(column) for column in zip(*files, strict=True))
+    typer.echo("sent: frames; captured (acknowledged by NATS) and archived: messages, a frame may hold several")
+    typer.echo(f"archive   {archives} sealed files in {folder}/archive")
+    typer.echo(f"datasets  {parquets} parquet files, {rows:,} rows, in {folder}/datasets")
     for problem in result.problems:
-        console.print(f"PROBLEM   {problem}", markup=False)
+        typer.echo(f"PROBLEM   {problem}")
     if result.passed:
-        console.print(f"verified  ssmd verify {folder}: every file derived again, nothing missing, same bytes")
-        console.print(f"look      ssmd up --no-capture --data {folder}   (Dagster shows this hour)", highlight=False)
+        typer.echo("verified  every archive file derived again, every parquet file rebuilt to the same bytes")
+        typer.echo(f"check it  .venv/bin/ssmd verify {folder}")
+        typer.echo(f"look      .venv/bin/ssmd up --no-capture --data {folder}")

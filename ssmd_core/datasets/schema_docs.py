@@ -63,7 +63,11 @@ def _section(kind: MessageType) -> str:
     schema = kind.schema
     assert schema is not None
     types = {field.name: str(field.type) for field in arrow_schema(schema)}
-    lines = [f"## {kind.name}\n", f"{kind.description}\n", f"Dataset `{schema.name}` {schema.version}. {_rows(schema)}\n"]
+    lines = [
+        f"## {kind.name}\n",
+        f"{kind.description}\n",
+        f"Dataset `{schema.name}` {schema.version}. {_rows(schema)}\n",
+    ]
     lines.append("| column | type | null | unit | from | about |")
     lines.append("|---|---|---|---|---|---|")
     for column in schema.columns:

@@ -15,8 +15,8 @@ from typing import Any
 from ssmd_core.datasets.arrow import is_levels
 from ssmd_core.feeds.base import Column, Convert, Feed, Schema, Source
 
-# Numbers in compact JSON that may have been altered.
-_ODD_JSON = "regexp_matches({v}, '[:\\[,]-?(?:[0-9]+[.eE]|NaN|Infinity)|^-?[0-9]+[.eE]|^-?[NI]')"
+# Numbers in compact JSON that may have been altered, and control characters, whose escapes DuckDB writes in its way.
+_ODD_JSON = "regexp_matches({v}, '[:\\[,]-?(?:[0-9]+[.eE]|NaN|Infinity)|^-?[0-9]+[.eE]|^-?[NI]|\\\\u')"
 _META = ("_nats_seq", "_received_at", "_epoch", "_ordinal")
 
 

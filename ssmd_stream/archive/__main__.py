@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 
-from ssmd_core import feeds
+from ssmd_core import feeds, logs
 from ssmd_core.errors import ConfigError
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.settings import Settings
@@ -15,6 +15,7 @@ from ssmd_stream.archive.daemon import EXIT_CONFIG, ArchiverOptions, run_archive
 
 def main() -> int:
     """Read the command line and run."""
+    logs.configure()
     parser = argparse.ArgumentParser(prog="python -m ssmd_stream.archive", description=__doc__)
     parser.add_argument("streams", nargs="+", metavar="FEED/STREAM")
     parser.add_argument("--health-port", type=int)

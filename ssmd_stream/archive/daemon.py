@@ -17,7 +17,7 @@ from ssmd_core.errors import ConfigError, SsmdError
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.settings import Settings
 from ssmd_stream.archive.archiver import StreamArchiver
-from ssmd_stream.capture.health import Health, HealthServer
+from ssmd_stream.health import Health, HealthServer
 
 log = structlog.get_logger()
 

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 
+from ssmd_core import logs
 from ssmd_core.errors import ConfigError
 from ssmd_core.settings import Settings
 from ssmd_stream.capture.connector import EXIT_CONFIG, run_connector
@@ -14,6 +15,7 @@ from ssmd_stream.capture.options import ConnectorOptions
 
 def main() -> int:
     """Read the command line and run."""
+    logs.configure()
     parser = argparse.ArgumentParser(prog="python -m ssmd_stream.capture", description=__doc__)
     parser.add_argument("--feed", required=True)
     parser.add_argument("--stream", required=True)

@@ -17,7 +17,7 @@ from ssmd_core.errors import ConfigError, ConnectError, PublishError, SsmdError,
 from ssmd_core.settings import Settings
 from ssmd_stream.capture import rest
 from ssmd_stream.capture.connection import Epoch, Setting
-from ssmd_stream.capture.health import Health, HealthServer
+from ssmd_stream.health import Health, HealthServer
 from ssmd_stream.capture.metrics import ConnectorCollector
 from ssmd_stream.capture.options import ConnectorOptions, make_plan
 from ssmd_stream.capture.publisher import Publisher

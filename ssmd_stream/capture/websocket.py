@@ -31,6 +31,10 @@ INTERNAL_ERROR = 1011
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
+# How long the peer may take to answer a Close frame. What it sent before the answer is data like any other.
+CLOSE_WAIT_S = 1.0
+
+
 class Socket(Protocol):
     """An open WebSocket. Every method is synchronous and does nothing once the socket is closed."""
 
@@ -50,7 +54,7 @@ class Socket(Protocol):
         """Read again."""
 
     def close(self, code: int, reason: str) -> None:
-        """Send a Close frame and close without waiting for the answer; nothing is read after this call."""
+        """Send a Close frame; what the peer had sent before its answer is still delivered, for `CLOSE_WAIT_S` at most."""
 
     def abort(self) -> None:
         """Drop the connection at once, for a peer that no longer answers."""
@@ -200,7 +204,8 @@ class _PicowsSocket(picows.WSListener):
         elif kind == _PONG:
             self._receiver.on_pong()
         else:
-            transport.send_close(frame.get_close_code())
+            if self._closing is None:
+                transport.send_close(frame.get_close_code())
             transport.disconnect()
 
     async def _wait_closed(self) -> None:
@@ -240,7 +245,8 @@ class _PicowsSocket(picows.WSListener):
         if self._closing is None and not self._transport.is_disconnected:
             self._closing = (code, reason)
             self._transport.send_close(code, reason.encode()[:120])
-            self._transport.disconnect()
+            self.resume_reading()
+            asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.disconnect)
 
     def abort(self) -> None:
         if not self._transport.is_disconnected:
@@ -346,7 +352,8 @@ class _WebsocketsSocket:
             self._closing = (code, reason)
             self._connection.protocol.send_close(code, reason.encode()[:120].decode(errors="ignore"))
             self._connection.send_data()
-            self._connection.transport.close()
+            self.resume_reading()
+            asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._connection.transport.close)
 
     def abort(self) -> None:
         self._closing = self._closing or (ABNORMAL, "aborted")

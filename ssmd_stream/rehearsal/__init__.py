@@ -1,1 +1,1 @@
-"""Rehearse a capture: replay, real connector, real NATS, real archiver, and a comparison of what went in and came out."""
+"""Rehearse a capture: replay, real connector, real NATS, real archiver; then compare what went in and came out."""

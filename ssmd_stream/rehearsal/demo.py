@@ -1,4 +1,4 @@
-"""`ssmd demo`: four generated venues through everything, in the hour that is just over, and proof that it all arrived."""
+"""`ssmd demo`: four generated venues through everything, in the hour that is just over, and proof of it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
                 name,
                 url=server.url,
                 rest_url=server.rest_url,
-                instruments=(),
+                # Polymarket's connector finds its tokens over REST, as it does against the real venue.
+                instruments=() if name.feed.name == "polymarket" else server.instruments,
                 channels=ALL_CHANNELS[name.feed.name],
                 secrets=secrets,
             )

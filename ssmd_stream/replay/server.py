@@ -133,6 +133,11 @@ class ReplayServer:
         return self._connections
 
     @property
+    def instruments(self) -> tuple[str, ...]:
+        """Instruments of generated traffic; empty for a recording."""
+        return tuple(self._exchange.instruments) if self._exchange is not None else ()
+
+    @property
     def frames_sent(self) -> int:
         """Text frames sent so far: data, replies and heartbeats."""
         return sum(connection.frames_sent for connection in self._connections)

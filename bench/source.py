@@ -1,0 +1,109 @@
+"""`python -m bench.source`: a venue that sends generated frames, and the bare client that merely receives them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from websockets.asyncio.client import connect
+
+from ssmd_core import feeds
+from ssmd_stream.replay.generator.frames import ALL_CHANNELS, generate_frames
+from ssmd_stream.replay.recording import RecordedFrame, Recording
+from ssmd_stream.replay.server import ReplayServer
+from ssmd_stream.replay.venues.registry import subscribe_commands
+
+# Repeated as often as needed: making a frame takes 10-40 µs, longer than capturing it.
+POOL = 20_000
+SENT_NS = b'"_bench_sent_ns":'
+
+
+class Frames:
+    """Generated frames without receive times: the server sends them as fast as they are read, or at a pace.
+
+    Args:
+        feed: whose.
+        count: how many.
+        frames_per_s: if given, every frame carries the time at which it was due (not at which it left: a source that
+            falls behind must not hide it), in a member `_bench_sent_ns`.
+    """
+
+    def __init__(self, feed: str, count: int, frames_per_s: float | None = None) -> None:
+        self._pool = [RecordedFrame(frame, None) for frame in generate_frames(feed, min(POOL, count))]
+        self._count = count
+        self._step_ns = None if frames_per_s is None else 1e9 / frames_per_s
+
+    def __iter__(self) -> Iterator[RecordedFrame]:
+        frames = itertools.islice(itertools.cycle(self._pool), self._count)
+        return frames if self._step_ns is None else self._timed(frames, self._step_ns)
+
+    def _timed(self, frames: Iterator[RecordedFrame], step_ns: float) -> Iterator[RecordedFrame]:
+        yield next(frames)
+        # The server reads one frame ahead: this is when the first one leaves.
+        start_ns = time.time_ns()
+        for number, frame in enumerate(frames, 1):
+            due_ns = start_ns + int(number * step_ns)
+            yield RecordedFrame(b"%b,%b%d}" % (frame.payload[:-1], SENT_NS, due_ns), None)
+
+
+def sent_ns(payload: bytes) -> int | None:
+    """When the frame was due, epoch nanoseconds; None if it does not say."""
+    _, found, tail = payload.rpartition(SENT_NS)
+    return int(tail[:-1]) if found else None
+
+
+async def serve(feed: str, count: int, frames_per_s: float | None, ready: Path) -> None:
+    """Serve until SIGTERM; `ready` gets the URL and the REST base, a line each."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with ReplayServer(
+        feeds.get(feed),
+        Recording(Frames(feed, count, frames_per_s)),
+        speed=None if frames_per_s is None else 1.0,
+        frames_per_s=frames_per_s or 1.0,
+        on_reconnect="restart",
+    ) as server:
+        part = ready.with_suffix(".part")
+        part.write_text(f"{server.url}\n{server.rest_url}\n")
+        part.replace(ready)
+        await stop.wait()
+
+
+async def receive(url: str, feed: str, count: int) -> float:
+    """Seconds that a bare `websockets` loop takes to receive `count` frames after the first."""
+    async with connect(url) as websocket:
+        for command in subscribe_commands(feed, ALL_CHANNELS[feed][:1], ["X"]):
+            await websocket.send(command.decode())
+        left, start = count, 0.0
+        async for _ in websocket:
+            start = start or time.perf_counter()
+            left -= 1
+            if not left:
+                break
+        seconds = time.perf_counter() - start
+        websocket.transport.abort()
+    return seconds
+
+
+def main() -> None:
+    """Serve, or receive and print the seconds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--feed", required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--frames-per-s", type=float)
+    parser.add_argument("--ready", type=Path)
+    parser.add_argument("--receive", metavar="URL")
+    arguments = parser.parse_args()
+    if arguments.receive:
+        print(asyncio.run(receive(arguments.receive, arguments.feed, arguments.count)))
+    else:
+        asyncio.run(serve(arguments.feed, arguments.count, arguments.frames_per_s, arguments.ready))
+
+
+if __name__ == "__main__":
+    main()
