@@ -9,13 +9,12 @@ import time
 
 from bench.cores import measured_core, on_core
 from bench.result import Result
-from bench.rig import Source, bench_rig, source, start_connector, stream_name, wait_for
-from ssmd_core.errors import SsmdError
+from bench.rig import Source, bench_rig, check, source, start_connector, stream_name, wait_for
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.messages.control import is_control
 from ssmd_core.messages.headers import read_stamp
 from ssmd_stream import jetstream
-from ssmd_stream.rehearsal.rig import Daemon, Rig
+from ssmd_stream.rehearsal.rig import Rig
 
 FRAMES = 150_000
 REPEATS = 3
@@ -63,7 +62,7 @@ async def measure(rig: Rig, name: StreamName, venue: Source, frames: int) -> flo
     client = await jetstream.connect(rig.nats.url, name="bench")
 
     async def all_stored() -> bool:
-        _check(connector)
+        check(connector)
         try:
             return (await jetstream.stream_state(client, name.jetstream)).last_seq >= frames
         except jetstream.ApiError:
@@ -80,9 +79,3 @@ async def measure(rig: Rig, name: StreamName, venue: Source, frames: int) -> flo
         connector.kill()
         await client.close()
     return frames / ((end_ns - start_ns) / 1e9)
-
-
-def _check(connector: Daemon) -> None:
-    code = connector.ended()
-    if code is not None:
-        raise SsmdError(f"the connector ended with code {code}: {connector.log_path.read_text()[-500:]}")

@@ -18,7 +18,6 @@ from ssmd_core import feeds
 from ssmd_core.clock import Clock
 from ssmd_core.errors import SsmdError
 from ssmd_core.feeds.subjects import StreamName
-from ssmd_stream import jetstream
 from ssmd_stream.rehearsal.rig import Daemon, Rig
 from ssmd_stream.replay.generator.frames import ALL_CHANNELS
 from ssmd_stream.replay.venues.kalshi import make_test_key
@@ -91,15 +90,11 @@ def stream_name(feed: str, stream: str) -> StreamName:
     return StreamName(ENV, feeds.get(feed), stream)
 
 
-async def last_seq(rig: Rig, name: StreamName) -> int:
-    """Messages that the stream has stored; 0 while it does not exist."""
-    client = await jetstream.connect(rig.nats.url, name="bench")
-    try:
-        return (await jetstream.stream_state(client, name.jetstream)).last_seq
-    except jetstream.ApiError:
-        return 0
-    finally:
-        await client.close()
+def check(daemon: Daemon) -> None:
+    """Raise `SsmdError` if a daemon has ended by itself."""
+    code = daemon.ended()
+    if code is not None:
+        raise SsmdError(f"{daemon.name} ended with code {code}: {daemon.log_path.read_text()[-500:]}")
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float) -> None:

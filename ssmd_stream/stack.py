@@ -41,7 +41,7 @@ def children(settings: Settings, *, capture: bool, environment: Mapping[str, str
     Raises:
         ConfigError: dagster.yaml or workspace.yaml is not where the checkout has it.
     """
-    home = _dagster_home(settings.data)
+    home = dagster_home(settings.data)
     notices = []
     streams = [(feed, stream) for feed in FEEDS.values() for stream in feed.streams] if capture else []
     if any(feed.auth == "kalshi_rsa_pss" for feed, _ in streams) and not all(map(environment.get, _KALSHI_SECRETS)):
@@ -95,8 +95,12 @@ def _dagster(home: Path) -> list[ChildSpec]:
     ]
 
 
-def _dagster_home(data: Path) -> Path:
-    """Dagster's home in the data folder, with the checkout's dagster.yaml and workspace.yaml."""
+def dagster_home(data: Path) -> Path:
+    """Dagster's home in the data folder, with the checkout's dagster.yaml and workspace.yaml.
+
+    Raises:
+        ConfigError: they are not where the checkout has them.
+    """
     home = data / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     checkout = Path(__file__).resolve().parents[1]

@@ -1,12 +1,17 @@
 """`manifest.json`: what a day's folder of the archive holds and what is known to be missing from it.
 
-Written whole, fsynced and renamed, after each sealed file. It can be rebuilt from the files; a start of the archiver
-does so for files that the manifest does not name.
+Written whole, fsynced and renamed, after each sealed file and with each gap. It can be rebuilt from the files; a start
+of the archiver does so for files that the manifest does not name.
+
+Not everything in it can be derived again (`sealed_at`, the gaps), so its last member is the SHA-256 of its own bytes
+with that member empty: a changed byte anywhere is noticed whenever it is loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -14,7 +19,10 @@ import msgspec
 from ssmd_core.archive.paths import MANIFEST
 from ssmd_core.errors import ArchiveError
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
+_UNSIGNED_END = b'"sha256": ""\n}\n'
+_SIGNED_END = re.compile(rb'"sha256": "([0-9a-f]{64})"\n\}\n\Z')
+_SIGNED_END_BYTES = len(_UNSIGNED_END) + 64
 
 
 class FileEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,8 +61,7 @@ class Gap(msgspec.Struct, forbid_unknown_fields=True):
         after_seq: last sequence before the hole.
         missing: how many.
         reason: `expired` (gone from the stream before they were archived), `duplicate` (the same epoch and ordinal
-            was archived before; nothing is lost), `deleted` (removed from
-            the stream by somebody).
+            was archived before; nothing is lost), `deleted` (removed from the stream by somebody).
         detected_at: RFC 3339 UTC.
     """
 
@@ -92,6 +99,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
         epochs: by name.
         tickers: venue ids seen, sorted; at most 20,000, then `tickers_truncated`.
         message_types: sorted.
+        sha256: of the file with this member empty; set by `save_manifest`, checked by `load_manifest`.
     """
 
     feed: str
@@ -105,6 +113,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     tickers: list[str] = []
     tickers_truncated: bool = False
     message_types: list[str] = []
+    sha256: str = ""
 
     @property
     def has_gaps(self) -> bool:
@@ -119,22 +128,31 @@ def load_manifest(folder: Path) -> Manifest | None:
     """The folder's manifest, None if there is none.
 
     Raises:
-        ArchiveError: it cannot be read as one.
+        ArchiveError: it cannot be read as one, or a byte of it was changed.
     """
     path = folder / MANIFEST
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    end = _SIGNED_END.search(content, max(0, len(content) - _SIGNED_END_BYTES))
+    if end is None:
+        raise ArchiveError(f"{path}: does not end in its own sha256")
+    digest = hashlib.sha256(content[: end.start()] + _UNSIGNED_END).hexdigest()
+    if digest.encode() != end[1]:
+        raise ArchiveError(f"{path}: sha256 of its content is {digest}, but it says {end[1].decode()}")
     try:
         return msgspec.json.decode(content, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArchiveError(f"{path}: {error}") from error
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the folder's manifest durably."""
-    write_durably(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+    unsigned = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=""))
+    content = msgspec.json.format(unsigned, indent=1) + b"\n"
+    digest = hashlib.sha256(content).hexdigest()
+    write_durably(folder / MANIFEST, content.removesuffix(_UNSIGNED_END) + f'"sha256": "{digest}"\n}}\n'.encode())
 
 
 def write_durably(path: Path, content: bytes) -> None:

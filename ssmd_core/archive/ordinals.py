@@ -48,6 +48,16 @@ class OrdinalSet:
         index = bisect_right(self._firsts, ordinal) - 1
         return index >= 0 and ordinal <= self._lasts[index]
 
+    def overlaps(self, first: int, last: int) -> bool:
+        """Whether any of `first` to `last`, both included, is in the set."""
+        index = bisect_right(self._firsts, last) - 1
+        return index >= 0 and self._lasts[index] >= first
+
+    def run_end(self, first: int) -> int:
+        """Last of the integers that are in the set without a hole from `first` on; `first - 1` if it is not."""
+        index = bisect_right(self._firsts, first) - 1
+        return self._lasts[index] if index >= 0 and self._lasts[index] >= first else first - 1
+
     @property
     def ranges(self) -> list[tuple[int, int]]:
         """The ranges, both ends included."""

@@ -14,6 +14,7 @@ SLOT_US = SLOT_S * 1_000_000
 PART_SUFFIX = ".part"
 MANIFEST = "manifest.json"
 # HHMM, then -01, -02, … for messages that came after their slot was sealed.
+DAY_FOLDER = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 SLOT_FILE = re.compile(r"([01][0-9]|2[0-3])(00|15|30|45)(?:-([0-9]{2,}))?\.jsonl\.gz\Z")
 
 

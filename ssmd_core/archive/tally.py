@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import msgspec
 
 from ssmd_core.archive.manifest import Epoch, FileEntry, Manifest
 from ssmd_core.archive.ordinals import OrdinalSet
@@ -11,16 +11,19 @@ from ssmd_core.clock import rfc3339_us
 from ssmd_core.errors import FrameError
 from ssmd_core.feeds.base import Feed
 from ssmd_core.messages.control import CONTROL_TYPE, is_control
-from ssmd_core.messages.lines import parse_line
+from ssmd_core.messages.lines import Line, parse_line
 
 UNPARSED_TYPE = "unparsed"
 MAX_TICKERS = 20_000
+# Venue ids have 66 characters at most (Polymarket's condition ids); a longer one is left out of the list.
+MAX_TICKER_CHARS = 200
+_ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 _CLOSED_EVENT = b'{"ssmd":{"event":"closed"'
 
 
 def classify(feed: Feed, payload: bytes) -> tuple[str, str]:
     """Type and venue id of a message, as manifests count them: `control` for ssmd's events, `unparsed` without type."""
-    if is_control(payload):
+    if is_control(payload) and _is_json(payload):
         return CONTROL_TYPE, ""
     try:
         return feed.route(payload)
@@ -29,7 +32,7 @@ def classify(feed: Feed, payload: bytes) -> tuple[str, str]:
 
 
 class Tally:
-    """Counts over lines, in the order they are added."""
+    """Counts over lines, in the order they are added; `tickers` holds the first 20,000 seen."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -53,7 +56,7 @@ class Tally:
         self.last_seq = nats_seq
         self.records_by_type[message_type] = self.records_by_type.get(message_type, 0) + 1
         if ticker and ticker not in self.tickers:
-            if len(self.tickers) < MAX_TICKERS:
+            if len(self.tickers) < MAX_TICKERS and len(ticker) <= MAX_TICKER_CHARS:
                 self.tickers.add(ticker)
             else:
                 self.tickers_truncated = True
@@ -64,24 +67,25 @@ class Tally:
         if closes:
             self.closed_epochs.add(epoch)
 
-    def add_lines(self, feed: Feed, lines: Iterable[bytes]) -> None:
-        """Count whole lines (without line breaks).
+    def add_line(self, feed: Feed, raw: bytes) -> Line:
+        """Count a whole line (without line break) and take it apart.
 
         Raises:
-            ArchiveError: a line does not end in the archive's members.
+            ArchiveError: it does not end in the archive's members.
         """
-        for raw in lines:
-            line = parse_line(raw)
-            message_type, ticker = classify(feed, line.payload)
-            self.add(
-                message_type=message_type,
-                ticker=ticker,
-                nats_seq=line.nats_seq,
-                epoch=line.epoch,
-                ordinal=line.ordinal,
-                line_bytes=len(raw),
-                closes=is_closed_event(line.payload),
-            )
+        line = parse_line(raw)
+        payload, _, nats_seq, epoch, ordinal = line
+        message_type, ticker = classify(feed, payload)
+        self.add(
+            message_type=message_type,
+            ticker=ticker,
+            nats_seq=nats_seq,
+            epoch=epoch,
+            ordinal=ordinal,
+            line_bytes=len(raw),
+            closes=is_closed_event(payload),
+        )
+        return line
 
     def entry(self, name: str, slot: Slot, *, file_bytes: int, sha256: str, sealed_at: str) -> FileEntry:
         """The manifest's entry of a file with these lines."""
@@ -114,6 +118,14 @@ class Tally:
         manifest.tickers_truncated |= self.tickers_truncated or len(tickers) > MAX_TICKERS
         manifest.tickers = tickers[:MAX_TICKERS]
         manifest.message_types = sorted({*manifest.message_types, *self.records_by_type})
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        _ANYTHING.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def is_closed_event(payload: bytes) -> bool:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from ssmd_core.archive.manifest import Manifest, load_manifest
+import msgspec
+
+from ssmd_core.archive.manifest import FileEntry, Gap, Manifest, load_manifest
 from ssmd_core.archive.members import iter_lines
 from ssmd_core.archive.ordinals import OrdinalSet
 from ssmd_core.archive.paths import MANIFEST, PART_SUFFIX, SLOT_FILE, Slot, slot_of_file
-from ssmd_core.archive.tally import Tally, classify, is_closed_event
-from ssmd_core.errors import ArchiveError, SsmdError
+from ssmd_core.archive.tally import Tally
+from ssmd_core.errors import ArchiveError, ConfigError, SsmdError
 from ssmd_core.feeds import get
 from ssmd_core.feeds.base import Feed
-from ssmd_core.messages.lines import parse_line
+
+# Between a file's final name and its manifest lie two fsyncs; a disk that takes a second for them is broken.
+SEALING_ATTEMPTS = 5
+SEALING_WAIT_S = 0.25
 
 
 @dataclass
@@ -55,135 +62,172 @@ def verify_archive(path: Path) -> ArchiveCheck:
     return check
 
 
+@dataclass
+class _Stream:
+    """What the files of a stream hold, over all its days."""
+
+    sequences: OrdinalSet = field(default_factory=OrdinalSet)
+    epochs: dict[str, OrdinalSet] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    gaps: list[tuple[Path, Gap]] = field(default_factory=list)
+    unread: int = 0
+
+
 def _verify_stream(folders: list[Path], check: ArchiveCheck) -> None:
-    sequences = OrdinalSet()
-    epochs: dict[str, OrdinalSet] = {}
-    closed: set[str] = set()
-    accounted = OrdinalSet()
-    lost_before = check.lost
+    stream = _Stream()
     for folder in folders:
         try:
-            manifest = load_manifest(folder)
-        except ArchiveError as error:
-            check.problems.append(str(error))
-            continue
-        if manifest is None:
-            check.problems.append(f"{folder}: no {MANIFEST}")
-            continue
-        if (manifest.feed, manifest.stream, manifest.date) != (*folder.parts[-3:],):
-            check.problems.append(
-                f"{folder / MANIFEST}: says {manifest.feed}/{manifest.stream}/{manifest.date}, which is not its folder"
-            )
-        try:
+            on_disk, manifest = _settled(folder)
             feed = get(manifest.feed)
         except SsmdError as error:
-            check.problems.append(f"{folder / MANIFEST}: {error}")
+            check.problems.append(f"{folder / MANIFEST}: {error}" if isinstance(error, ConfigError) else str(error))
+            stream.unread += 1
             continue
-        tally_of_day = _verify_day(folder, feed, manifest, sequences, check)
-        for name, seen in tally_of_day.epochs.items():
-            epochs[name] = OrdinalSet([*(epochs[name].ranges if name in epochs else []), *seen.ranges])
-        closed |= tally_of_day.closed_epochs
-        for gap in manifest.gaps:
-            accounted = OrdinalSet([*accounted.ranges, (gap.after_seq + 1, gap.after_seq + gap.missing)])
-            if gap.reason != "duplicate":
-                check.lost += gap.missing
-    _verify_continuity(folders, sequences, accounted, check)
-    _verify_epochs(folders[0].parent, epochs, closed, check, lossy=check.lost > lost_before)
+        stated = (manifest.feed, manifest.stream, manifest.date)
+        if stated != folder.absolute().parts[-3:]:
+            check.problems.append(f"{folder / MANIFEST}: says {'/'.join(stated)}, which is not its folder")
+        _verify_day(folder, on_disk, feed, manifest, stream, check)
+        stream.gaps += [(folder, gap) for gap in manifest.gaps]
+    parent = folders[0].parent
+    lost = sum(gap.missing for _, gap in stream.gaps if gap.reason != "duplicate")
+    check.lost += lost
+    if stream.unread:
+        check.notes.append(f"{parent}: sequences and epochs are not checked, because files cannot be read")
+        return
+    _verify_continuity(parent, stream, check)
+    _verify_epochs(parent, stream, check, lossy=lost > 0)
 
 
-def _verify_day(folder: Path, feed: Feed, manifest: Manifest, sequences: OrdinalSet, check: ArchiveCheck) -> Tally:
-    """Compare each file with its entry and the folder's sums with the manifest's; fills `sequences`."""
-    total = Tally()
-    on_disk = {entry.name for entry in folder.iterdir() if SLOT_FILE.match(entry.name)}
+def _settled(folder: Path) -> tuple[set[str], Manifest]:
+    """Sealed files and manifest of a folder; an archiver that is just sealing a file is waited for.
+
+    Raises:
+        ArchiveError: there is no manifest, or it is damaged.
+    """
+    for attempt in range(SEALING_ATTEMPTS):
+        if attempt:
+            time.sleep(SEALING_WAIT_S)
+        on_disk = {entry.name for entry in folder.iterdir() if SLOT_FILE.match(entry.name)}
+        manifest = load_manifest(folder)
+        if manifest is not None and all(manifest.file(name) for name in on_disk):
+            break
+    if manifest is None:
+        raise ArchiveError(f"{folder}: no {MANIFEST}")
+    return on_disk, manifest
+
+
+def _verify_day(
+    folder: Path, on_disk: set[str], feed: Feed, manifest: Manifest, stream: _Stream, check: ArchiveCheck
+) -> None:
+    """Compare each file with its entry, and what the files add up to with the manifest's sums."""
+    unread = stream.unread
     named = {entry.name for entry in manifest.files}
     check.problems.extend(f"{folder / name}: sealed but not in the manifest" for name in sorted(on_disk - named))
-    check.problems.extend(f"{folder / name}: in the manifest but not there" for name in sorted(named - on_disk))
-    check.notes.extend(f"{part}: still being written" for part in sorted(folder.glob(f"*{PART_SUFFIX}")))
+    for part in sorted(folder.glob(f"*{PART_SUFFIX}")):
+        check.notes.append(f"{part}: still being written")
+    for damaged in sorted(folder.glob(f"*{PART_SUFFIX}.damaged*")):
+        check.notes.append(f"{damaged}: what a part file held before its damaged end was cut off")
+    # What is not derived from the files (identity, gaps) is checked elsewhere or protected by the manifest's sha256.
+    derived = msgspec.structs.replace(manifest, files=[], epochs={}, tickers=[], tickers_truncated=False)
+    derived.message_types = []
     for entry in manifest.files:
-        path = folder / entry.name
-        if entry.name not in on_disk:
-            continue
-        check.files += 1
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
+        found = _verify_file(folder / entry.name, entry, feed, stream, check)
+        if found is None:
+            stream.unread += 1
+        else:
+            found.merge_into(derived, entry)
+            stream.closed |= found.closed_epochs
+    if stream.unread == unread:
+        check.problems += _differences(f"{folder / MANIFEST}", derived, manifest)
+
+
+def _verify_file(path: Path, entry: FileEntry, feed: Feed, stream: _Stream, check: ArchiveCheck) -> Tally | None:
+    """What the file holds; None if it cannot be read to its end."""
+    tally = Tally()
+    try:
+        slot = slot_of_file(path.parent.name, entry.name)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
         if digest != entry.sha256:
             check.problems.append(f"{path}: sha256 is {digest}, the manifest says {entry.sha256}")
-        slot = slot_of_file(folder.name, entry.name)
-        tally = Tally()
-        try:
-            _tally_file(path, feed, slot, tally, total, sequences)
-        except ArchiveError as error:
-            check.problems.append(str(error))
-            continue
-        check.records += tally.records
-        derived = tally.entry(entry.name, slot, file_bytes=len(content), sha256=digest, sealed_at=entry.sealed_at)
-        for name in derived.__struct_fields__:
-            if name != "sha256" and getattr(derived, name) != getattr(entry, name):
-                check.problems.append(
-                    f"{path}: {name} is {getattr(derived, name)}, the manifest says {getattr(entry, name)}"
-                )
-    for name, epoch in manifest.epochs.items():
-        derived_ranges = total.epochs[name].ranges if name in total.epochs else []
-        if not any(check_part for check_part in folder.glob(f"*{PART_SUFFIX}")) and derived_ranges != [
-            tuple(pair) for pair in epoch.ranges
-        ]:
-            check.problems.append(f"{folder / MANIFEST}: epoch {name} holds {derived_ranges}, not {epoch.ranges}")
-    return total
+        _tally_file(path, feed, slot, tally, stream)
+    except FileNotFoundError:
+        check.problems.append(f"{path}: in the manifest but not there")
+        return None
+    except ArchiveError as error:
+        check.problems.append(str(error))
+        return None
+    check.files += 1
+    check.records += tally.records
+    found = tally.entry(entry.name, slot, file_bytes=size, sha256=entry.sha256, sealed_at=entry.sealed_at)
+    check.problems += _differences(f"{path}", found, entry)
+    return tally
 
 
-def _tally_file(path: Path, feed: Feed, slot: Slot, tally: Tally, total: Tally, sequences: OrdinalSet) -> None:
+def _differences(where: str, derived: msgspec.Struct, stated: msgspec.Struct) -> list[str]:
+    return [
+        f"{where}: {name} is {_short(getattr(derived, name))}, the manifest says {_short(getattr(stated, name))}"
+        for name in derived.__struct_fields__
+        if getattr(derived, name) != getattr(stated, name)
+    ]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 500 else f"{text[:500]}…"
+
+
+def _tally_file(path: Path, feed: Feed, slot: Slot, tally: Tally, stream: _Stream) -> None:
     previous_seq = 0
+    start_us, end_us = slot.start_us, slot.end_us
+    sequences, epochs = stream.sequences, stream.epochs
     for number, raw in enumerate(iter_lines(path), start=1):
         try:
-            line = parse_line(raw)
+            _, recv_us, nats_seq, epoch, ordinal = tally.add_line(feed, raw)
         except ArchiveError as error:
             raise ArchiveError(f"{path}: line {number}: {error}") from error
-        if line.nats_seq <= previous_seq:
-            raise ArchiveError(f"{path}: line {number}: sequence {line.nats_seq} after {previous_seq}")
-        previous_seq = line.nats_seq
-        if not slot.start_us <= line.recv_us < slot.end_us:
-            raise ArchiveError(f"{path}: line {number}: received at {line.recv_us} µs, outside its slot")
-        if not sequences.add(line.nats_seq):
-            raise ArchiveError(f"{path}: line {number}: sequence {line.nats_seq} is archived twice")
-        seen = total.epochs.get(line.epoch)
-        if seen is not None and line.ordinal in seen:
-            raise ArchiveError(f"{path}: line {number}: message {line.epoch}:{line.ordinal} is archived twice")
-        message_type, ticker = classify(feed, line.payload)
-        for sums in (tally, total):
-            sums.add(
-                message_type=message_type,
-                ticker=ticker,
-                nats_seq=line.nats_seq,
-                epoch=line.epoch,
-                ordinal=line.ordinal,
-                line_bytes=len(raw),
-                closes=is_closed_event(line.payload),
+        if nats_seq <= previous_seq:
+            raise ArchiveError(f"{path}: line {number}: sequence {nats_seq} after {previous_seq}")
+        previous_seq = nats_seq
+        if not start_us <= recv_us < end_us:
+            raise ArchiveError(f"{path}: line {number}: received at {recv_us} µs, outside its slot")
+        if not sequences.add(nats_seq):
+            raise ArchiveError(f"{path}: line {number}: sequence {nats_seq} is archived twice")
+        seen = epochs.get(epoch)
+        if seen is None:
+            seen = epochs[epoch] = OrdinalSet()
+        if not seen.add(ordinal):
+            raise ArchiveError(f"{path}: line {number}: message {epoch}:{ordinal} is archived twice")
+
+
+def _verify_continuity(parent: Path, stream: _Stream, check: ArchiveCheck) -> None:
+    """Every stream sequence between the first and the last is archived or, and not both, accounted for as a gap."""
+    accounted = [(gap.after_seq + 1, gap.after_seq + gap.missing) for _, gap in stream.gaps]
+    for (folder, gap), (first, last) in zip(stream.gaps, accounted, strict=True):
+        if stream.sequences.overlaps(first, last):
+            check.problems.append(
+                f"{folder / MANIFEST}: sequences {first} to {last} are {gap.reason}, but archived too"
             )
-
-
-def _verify_continuity(folders: list[Path], held: OrdinalSet, accounted: OrdinalSet, check: ArchiveCheck) -> None:
-    """Every stream sequence between the first and the last is archived or accounted for as a gap."""
-    everything = OrdinalSet([*held.ranges, *accounted.ranges]).ranges
-    for (_, last), (first, _) in zip(everything, everything[1:], strict=False):
+    everything = OrdinalSet([*stream.sequences.ranges, *accounted]).ranges
+    for (_, last), (first, _) in pairwise(everything):
         check.problems.append(
-            f"{folders[0].parent}: sequences {last + 1} to {first - 1} are neither archived nor recorded as a gap"
+            f"{parent}: sequences {last + 1} to {first - 1} are neither archived nor recorded as a gap"
         )
 
 
-def _verify_epochs(
-    folder: Path, epochs: dict[str, OrdinalSet], closed: set[str], check: ArchiveCheck, *, lossy: bool
-) -> None:
+def _verify_epochs(parent: Path, stream: _Stream, check: ArchiveCheck, *, lossy: bool) -> None:
     """A connection's ordinals have no hole: one would be a message lost between the socket and the stream."""
-    for name, seen in sorted(epochs.items()):
+    for name, seen in sorted(stream.epochs.items()):
         if name == "unstamped":
             continue
         ranges = seen.ranges
-        holes = [(last + 1, first - 1) for (_, last), (first, _) in zip(ranges, ranges[1:], strict=False)]
+        holes = [(last + 1, first - 1) for (_, last), (first, _) in pairwise(ranges)]
         if ranges[0][0] != 0:
             holes.insert(0, (0, ranges[0][0] - 1))
         if holes and not lossy:
-            check.problems.append(f"{folder}: epoch {name} lacks ordinals {holes}")
+            check.problems.append(f"{parent}: epoch {name} lacks ordinals {holes}")
         elif holes:
-            check.notes.append(f"{folder}: epoch {name} lacks ordinals {holes}; the manifests declare lost sequences")
-        if name not in closed:
-            check.notes.append(f"{folder}: epoch {name} has no closing event: it is open, or it ended with its process")
+            check.notes.append(f"{parent}: epoch {name} lacks ordinals {holes}; the manifests declare lost sequences")
+        if name not in stream.closed:
+            check.notes.append(f"{parent}: epoch {name} has no closing event: it is open, or it ended with its process")

@@ -17,17 +17,21 @@ import pyarrow.compute as pc
 import structlog
 
 from ssmd_core.datasets.arrow import arrow_schema, arrow_type, is_levels, value_type
-from ssmd_core.datasets.sql import build_query
-from ssmd_core.feeds.base import Column, Convert, Feed, Schema
+from ssmd_core.datasets.sql import ITEMS, RawColumn, build_query
+from ssmd_core.errors import DatasetError
+from ssmd_core.feeds.base import META_COLUMNS, Column, Convert, Feed, Schema
 
 _log = structlog.get_logger()
 
 Mask = npt.NDArray[np.bool_]
 Indexes = npt.NDArray[np.int32]
-_QUOTE = ord('"')
+_QUOTE, _MINUS, _ZERO = b'"-0'
 # DuckDB works on one batch per thread; ten of its vectors are enough to hide the cost of a batch.
 _BATCH_LINES = 20_480
 _ODD_TEXT = r"^(?:[\[{]|-?[0-9]+(?:\.[0-9]+(?:e[+-]?[0-9]+)?|e[+-]?[0-9]+)$|true$|false$|NaN$|-?Infinity$)"
+# In compact JSON: numbers that DuckDB may have altered (it reads those with a fraction as binary floats), and control
+# characters, whose escapes it writes in its own way.
+_ODD_JSON = r"[:\[,]-?(?:[0-9]+[.eE]|NaN|Infinity)|^-?[0-9]+[.eE]|^-?[NI]|\\u"
 _LONGEST_NUMBER = 24  # -1.2345678901234567e-308
 _NUMBER_OR_WORD, _BRACKET = 1, 2
 _KIND_OF_FIRST_BYTE = np.zeros(256, np.uint8)
@@ -85,7 +89,7 @@ class Projector:
         self._arrow = arrow_schema(schema)
         # Members of older generations are read only if the newest is not always there: a sixth of the time on deltas.
         self._first_only = {column.name for column in schema.columns if len(column.sources) > 1}
-        self._query = build_query(feed, message_type, schema, self._first_only)
+        self._query = build_query(feed, schema, self._first_only)
 
     def project(self, lines: pa.Array, i: Indexes, routed: bool) -> Projected:
         """Convert lines.
@@ -99,7 +103,6 @@ class Projector:
             pa.record_batch(
                 {
                     "i": pa.array(i[start : start + _BATCH_LINES]),
-                    "routed": pa.repeat(routed, min(_BATCH_LINES, len(i) - start)),
                     "line": lines[start : start + _BATCH_LINES],
                 }
             )
@@ -111,13 +114,13 @@ class Projector:
             incomplete = {
                 step.column.name
                 for step in self._query.raw
-                if step.column.name in self._first_only and _may_be_absent(_array(raw[step.name]), step.convert)
+                if step.column.name in self._first_only and _may_be_absent(raw.values(step), step.source.convert)
             }
             if incomplete:
                 self._first_only -= incomplete
-                self._query = build_query(self._feed, self._message_type, self._schema, self._first_only)
+                self._query = build_query(self._feed, self._schema, self._first_only)
                 raw = self._run()
-            return self._typed(raw, i)
+            return self._typed(raw, i, lines, routed)
         except (duckdb.Error, pa.ArrowException) as error:
             # Slow is better than not at all; the tests run the strangest messages through here without coming by.
             _log.warning("datasets.fast_path_failed", message_type=self._message_type, lines=len(i), error=str(error))
@@ -125,39 +128,114 @@ class Projector:
         finally:
             self._connection.unregister("chunk")
 
-    def _run(self) -> pa.Table:
+    def _run(self) -> _Raw:
         try:
-            raw = self._connection.sql(self._query.sql).to_arrow_table()
+            table = self._connection.sql(self._query.sql).to_arrow_table()
         except duckdb.InvalidInputException:
-            raw = self._connection.sql(self._query.tolerant_sql).to_arrow_table()
-        return raw.combine_chunks()
+            table = self._connection.sql(self._query.tolerant_sql).to_arrow_table()
+        return _Raw(table)
 
-    def _typed(self, raw: pa.Table, i: Indexes) -> Projected:
-        bad = np.array(_array(raw["odd"]).to_numpy(zero_copy_only=False), dtype=bool)
+    def _typed(self, raw: _Raw, i: Indexes, lines: pa.Array, routed: bool) -> Projected:
+        if not np.array_equal(raw.column("i").to_numpy(), i):
+            raise DatasetError("DuckDB has not kept the order of the lines")
+        bad: Mask = raw.empty.copy() if routed else raw.empty | self._other_types(raw)
         values: dict[str, pa.Array] = {}
         for step in self._query.raw:
             name = step.column.name
             if name in values and not values[name].null_count:
                 continue
-            converted, refused = _convert(_array(raw[step.name]), step.column, step.convert)
-            if name in values:
-                refused &= pc.is_null(values[name]).to_numpy(zero_copy_only=False)
-                converted = pc.coalesce(values[name], converted)
-            bad |= refused
-            values[name] = converted
+            array = raw.values(step)
+            converted, refused = _convert(array, step.column, step.source.convert)
+            bad |= refused if step.name else raw.messages_of(refused)
+            if step.name:
+                converted = raw.per_row(converted)
+            if is_levels(step.column):
+                bad |= _not_lists(array, lines, step) if step.name else raw.messages_of(_nulls(array))
+            values[name] = pc.coalesce(values[name], converted) if name in values else converted
         for name in ("_nats_seq", "_received_at", "_epoch", "_ordinal"):
-            values[name] = _array(raw[name]).cast(self._arrow.field(name).type)
-        for field in self._arrow:
-            if not field.nullable and values[field.name].null_count:
-                bad |= pc.is_null(values[field.name]).to_numpy(zero_copy_only=False)
-        number = _array(raw["i"]).to_numpy()
+            values[name] = raw.per_row(raw.column(name)).cast(self._arrow.field(name).type)
+        for column in (*self._schema.columns, *META_COLUMNS):
+            if not column.nullable:
+                bad |= raw.messages_of(_nulls(values[column.name]))
         nullable = pa.schema([field.with_nullable(True) for field in self._arrow])
         table = pa.Table.from_arrays([values[name] for name in self._arrow.names], schema=nullable)
+        number = i[raw.parents] if raw.parents is not None else i
         if bad.any():
-            keep = ~np.isin(number, number[bad]) if self._schema.explode else ~bad
+            keep = ~(bad[raw.parents] if raw.parents is not None else bad)
             table, number = table.filter(pa.array(keep)), number[keep]
-        left = i[:0] if len(number) == len(i) and not self._schema.explode else np.setdiff1d(i, number)
-        return Projected(table.cast(self._arrow), number, left.astype(np.int32))
+        return Projected(table.cast(self._arrow), number, i[bad])
+
+    def _other_types(self, raw: _Raw) -> Mask:
+        """Messages that DuckDB reads another type of."""
+        kind = pa.nulls(len(raw.empty), pa.string())
+        for name in reversed(self._query.type_members):
+            member = raw.column(name)
+            kind = pc.if_else(pc.greater(pc.binary_length(member), 0).fill_null(False), member, kind)
+        other: Mask = pc.not_equal(kind, self._message_type).fill_null(True).to_numpy(zero_copy_only=False)
+        return other
+
+
+def _not_lists(lists: pa.Array, lines: pa.Array, step: RawColumn) -> Mask:
+    """Where a list is null although its member is there: it is no list."""
+    found = _nulls(lists)
+    member = '"' + step.source.path.rsplit(".", 1)[-1] + '"'
+    for row in np.flatnonzero(found).tolist():
+        found[row] = member in lines[row].as_py()
+    return found
+
+
+class _Raw:
+    """The query's result.
+
+    Attributes:
+        parents: message of each row; None if each message is one row.
+        empty: messages without a row, or with an element that is null.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        self.parents: npt.NDArray[np.int64] | None = None
+        self.empty: Mask = np.zeros(len(table), dtype=bool)
+        if ITEMS in table.column_names:
+            lists = self.column(ITEMS)
+            self._elements = lists.flatten()
+            self.parents = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+            self.empty[:] = True
+            self.empty[self.parents] = False
+            self.empty |= self.messages_of(_nulls(self._elements))
+
+    def column(self, name: str) -> pa.Array:
+        """One column."""
+        column = self._table[name]
+        return column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+    def values(self, step: RawColumn) -> pa.Array:
+        """The raw values of one source: one per message, or one per element."""
+        if step.name:
+            return self.column(step.name)
+        values = self._elements
+        for member in step.members:
+            values = pc.struct_field(values, member)
+        return values
+
+    def per_row(self, values: pa.Array) -> pa.Array:
+        """The messages' values, one per row."""
+        return values if self.parents is None else values.take(pa.array(self.parents))
+
+    def messages_of(self, rows: Mask) -> Mask:
+        """The messages of the marked rows."""
+        if self.parents is None:
+            return rows
+        messages = np.zeros(len(self._table), dtype=bool)
+        messages[self.parents[rows]] = True
+        return messages
+
+
+def _nulls(array: pa.Array) -> Mask:
+    if not array.null_count:
+        return np.zeros(len(array), dtype=bool)
+    nulls: Mask = pc.is_null(array).to_numpy(zero_copy_only=False)
+    return nulls
 
 
 def _may_be_absent(raw: pa.Array, convert: Convert) -> bool:
@@ -167,12 +245,6 @@ def _may_be_absent(raw: pa.Array, convert: Convert) -> bool:
     return convert in ("decimal", "cents_or_dollars") and bool(pc.any(pc.equal(raw, '""')).as_py())
 
 
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-
-
 def _convert(raw: pa.Array, column: Column, convert: Convert) -> tuple[pa.Array, Mask]:
     """The column's values (null where refused) and where they were refused."""
     if raw.null_count == len(raw):
@@ -180,7 +252,7 @@ def _convert(raw: pa.Array, column: Column, convert: Convert) -> tuple[pa.Array,
     if is_levels(column):
         return _levels(raw, column, convert)
     if convert == "json":
-        return raw, np.zeros(len(raw), dtype=bool)
+        return raw, pc.match_substring_regex(raw, _ODD_JSON).fill_null(False).to_numpy(zero_copy_only=False)
     if convert == "text":
         return raw, _odd_texts(raw)
     return _scalars(raw, value_type(column), convert)
@@ -246,7 +318,9 @@ def _levels(raw: pa.Array, column: Column, convert: Convert) -> tuple[pa.Array, 
     refused = np.zeros(len(raw), dtype=bool)
     children = raw.flatten()
     if convert == "levels":
-        price, size = children.field("price"), children.field("size")
+        price, size = pc.struct_field(children, "price"), pc.struct_field(children, "size")
+        if size.null_count:
+            size = pc.coalesce(size, pc.struct_field(children, "qty"))
     else:
         lengths = pc.list_value_length(children)
         if len(children) and not (children.null_count == 0 and pc.all(pc.equal(lengths, 2)).as_py()):
@@ -260,7 +334,7 @@ def _levels(raw: pa.Array, column: Column, convert: Convert) -> tuple[pa.Array, 
     bad |= refused_prices | refused_sizes
     for child in (children, prices, sizes):
         if child.null_count:
-            bad |= pc.is_null(child).to_numpy(zero_copy_only=False)
+            bad |= _nulls(child)
     if bad.any():
         refused[np.unique(pc.list_parent_indices(raw).to_numpy()[bad])] = True
         prices, sizes = _filled(prices, value), _filled(sizes, value)
@@ -322,7 +396,11 @@ def _to_cents_or_dollars(raw: pa.Array, value: pa.DataType) -> pa.Array:
 
 def _to_int(raw: pa.Array, value: pa.DataType) -> pa.Array:
     # Arrow reads 0x10 as 16.
-    if pc.any(pc.match_substring_regex(raw, "^-?0[xX]")).as_py():
+    data, at = _bytes_at(raw)
+    starts, lengths = at[:-1], np.diff(at)
+    starts = starts[lengths > 1]
+    minus = starts[data[starts] == _MINUS]
+    if (data[starts] == _ZERO).any() or (data[minus + 1] == _ZERO).any():
         raise _CannotCast
     return raw.cast(value)
 

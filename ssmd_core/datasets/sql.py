@@ -1,8 +1,7 @@
 """The DuckDB query that takes a message type's raw values out of archive lines.
 
 Every value comes out as text: as the venue's string, or as JSON text where the next step must tell a string from a
-number. A row whose values DuckDB may have altered on their way (it reads JSON numbers with a fraction as binary floats)
-is marked `odd`, or found by `project.py`, and is then converted by `reference.py` from the original bytes.
+number. The query has no conditional expression: with one in it, DuckDB parses every line twice.
 """
 
 from __future__ import annotations
@@ -12,27 +11,30 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from ssmd_core.datasets.arrow import is_levels
-from ssmd_core.feeds.base import Column, Convert, Feed, Schema, Source
+from ssmd_core.feeds.base import Column, Feed, Schema, Source
 
-# Numbers in compact JSON that may have been altered, and control characters, whose escapes DuckDB writes in its way.
-_ODD_JSON = "regexp_matches({v}, '[:\\[,]-?(?:[0-9]+[.eE]|NaN|Infinity)|^-?[0-9]+[.eE]|^-?[NI]|\\\\u')"
+_LEVEL = {"price": "JSON", "size": "JSON", "qty": "JSON"}
 _META = ("_nats_seq", "_received_at", "_epoch", "_ordinal")
+
+
+ITEMS = "items"
 
 
 @dataclass(frozen=True, slots=True)
 class RawColumn:
-    """One column of the query's result.
+    """Where the raw values of one source of a column stand in the query's result.
 
     Attributes:
-        name: in the result.
-        column: whose value it is.
-        convert: how it is to be read.
+        name: of the result's column; "" if they stand in the elements of `items`.
+        members: path in the elements.
+        column: whose values they are.
+        source: which of the column's sources it is.
     """
 
     name: str
+    members: tuple[str, ...]
     column: Column
-    convert: Convert
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,17 @@ class Query:
     """The query of a message type.
 
     Attributes:
-        sql: over a table `chunk(i INTEGER, routed BOOLEAN, line VARCHAR)`. Result: `i`, `odd`, the raw columns, and
-            `_nats_seq`, `_received_at` (µs), `_epoch`, `_ordinal`. Without explode one row a line, in the order of
-            the lines; with explode a row an element. A line that is not JSON is an error.
-        tolerant_sql: the same, but a line that is not JSON is an odd row, or none with explode; a tenth slower.
+        sql: over a table `chunk(i INTEGER, line VARCHAR)`, one row a line, in their order. Result: `i`, the type
+            members, the raw columns, `items` (list of structs) with explode, and `_nats_seq`, `_received_at` (µs),
+            `_epoch`, `_ordinal`. A line that is not JSON is an error.
+        tolerant_sql: the same, but a line that is not JSON is a row of nulls; a tenth slower.
+        type_members: result columns that may hold the message type, in the order in which they are tried.
         raw: the raw columns; those of one table column in the order in which they are tried.
     """
 
     sql: str
     tolerant_sql: str
+    type_members: tuple[str, ...]
     raw: tuple[RawColumn, ...]
 
 
@@ -61,7 +65,7 @@ def has_query(schema: Schema) -> bool:
     return not any(other.startswith(f"{path}.") for path in paths for other in paths)
 
 
-def build_query(feed: Feed, message_type: str, schema: Schema, first_only: Collection[str] = ()) -> Query:
+def build_query(feed: Feed, schema: Schema, first_only: Collection[str] = ()) -> Query:
     """The query of one message type; of `schema.explode` it serves the first path.
 
     Args:
@@ -89,29 +93,25 @@ def build_query(feed: Feed, message_type: str, schema: Schema, first_only: Colle
     if schema.explode:
         _put(structure, schema.explode[0], [item])
 
-    type_members = ", ".join(f"nullif(r.{_identifier(key)}, '')" for key in feed.type_key)
-    odd = [f"NOT (routed OR coalesce({type_members}, '') = {_literal(message_type)})"]
-    selected = []
+    types = tuple(f"t{number}" for number in range(len(feed.type_key)))
+    selected = [f"r.{_identifier(key)} AS {name}" for key, name in zip(feed.type_key, types, strict=True)]
     raw = []
     for number, (column, source) in enumerate(sources):
+        if source.path.startswith("item."):
+            raw.append(RawColumn("", tuple(source.path.split(".")[1:]), column, source))
+            continue
         shared = source.convert == "levels" and source.path in as_json
         selected.append(f"{_value(source, shared)} AS c{number}")
-        raw.append(RawColumn(f"c{number}", column, source.convert))
-        odd += _odd(column, source, shared)
+        raw.append(RawColumn(f"c{number}", (), column, source))
+    if schema.explode:
+        selected.append(f"{_expression(schema.explode[0])} AS {ITEMS}")
     selected += [f"r.{name}" for name in _META]
     parse = f"from_json(line, {_literal(json.dumps(structure))})"
-    return Query(
-        sql=_select(schema, parse, odd, selected),
-        tolerant_sql=_select(schema, f"TRY({parse})", odd, selected),
-        raw=tuple(raw),
-    )
+    return Query(_select(parse, selected), _select(f"TRY({parse})", selected), types, tuple(raw))
 
 
-def _select(schema: Schema, parsed: str, odd: list[str], selected: list[str]) -> str:
-    source = f"SELECT i, routed, line, {parsed} AS r FROM chunk"
-    if schema.explode:
-        source = f"SELECT i, routed, line, r, unnest({_expression(schema.explode[0])}) AS item FROM ({source})"
-    return f"SELECT i, coalesce({' OR '.join(odd)}, true) AS odd, {', '.join(selected)} FROM ({source})"
+def _select(parsed: str, selected: list[str]) -> str:
+    return f"SELECT i, {', '.join(selected)} FROM (SELECT i, {parsed} AS r FROM chunk)"
 
 
 def _leaf(source: Source) -> Any:
@@ -119,7 +119,7 @@ def _leaf(source: Source) -> Any:
         case "decimal" | "cents" | "cents_or_dollars":
             return "JSON"
         case "levels":
-            return [{"price": "JSON", "size": "JSON", "qty": "JSON"}]
+            return [_LEVEL]
         case "pairs" | "cents_pairs":
             return [["JSON"]]
         case _:
@@ -128,29 +128,11 @@ def _leaf(source: Source) -> Any:
 
 def _value(source: Source, shared: bool) -> str:
     value = _expression(source.path)
-    if source.convert != "levels":
-        return value
-    if shared:
-        value = f'TRY(from_json({value}, \'[{{"price":"JSON","size":"JSON","qty":"JSON"}}]\'))'
-    return f"list_transform({value}, lambda x: {{price: x.price, size: coalesce(x.size, x.qty)}})"
-
-
-def _odd(column: Column, source: Source, shared: bool) -> list[str]:
-    value = _expression(source.path)
-    if source.convert == "json":
-        return [f"coalesce({_ODD_JSON.format(v=value)}, false)"]
-    if not is_levels(column):
-        return []
-    # What is not an array comes out as null; the member must then not be there at all.
-    member = _literal('"' + source.path.rsplit(".", 1)[-1] + '"')
-    otherwise = f"NOT starts_with({value}, '[')" if shared else "false"
-    return [f"CASE WHEN {value} IS NULL THEN contains(line, {member}) ELSE {otherwise} END"]
+    return f"TRY(from_json({value}, {_literal(json.dumps([_LEVEL]))}))" if shared else value
 
 
 def _expression(path: str) -> str:
-    head, *tail = path.split(".")
-    members = tail if head == "item" else [head, *tail]
-    return ".".join(["item" if head == "item" else "r", *(_identifier(member) for member in members)])
+    return ".".join(["r", *(_identifier(member) for member in path.split("."))])
 
 
 def _identifier(name: str) -> str:

@@ -12,6 +12,7 @@ from ssmd_core.messages.lines import EPOCH_PATTERN
 MSG_ID = "Nats-Msg-Id"
 RECV_NS = "Ssmd-Recv-Ns"
 _MSG_ID = re.compile(rf"({EPOCH_PATTERN}):([0-9]{{1,19}})\Z")
+_RECV_NS = re.compile(r"[0-9]{1,19}\Z")
 
 
 class Stamp(NamedTuple):
@@ -42,6 +43,6 @@ def read_stamp(headers: Mapping[str, str] | None) -> Stamp:
     headers = headers or {}
     identity = _MSG_ID.match(headers.get(MSG_ID, ""))
     recv_text = headers.get(RECV_NS, "")
-    if identity is None or not recv_text.isdigit():
+    if identity is None or _RECV_NS.match(recv_text) is None:
         raise FrameError(f"message without ssmd's headers: {dict(headers)!r}")
     return Stamp(identity[1], int(identity[2]), int(recv_text))

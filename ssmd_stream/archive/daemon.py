@@ -43,7 +43,9 @@ class ArchiverOptions:
 
 
 async def run_archiver(options: ArchiverOptions, settings: Settings) -> int:
-    """Archive until SIGTERM or SIGINT.
+    """Archive until SIGTERM or SIGINT; then commit, acknowledge and end within ten seconds.
+
+    Open slots stay `.part` files of whole members, which the next start takes up.
 
     Returns:
         0 after a clean stop, 1 if a stream failed (the others are stopped in good order), 2 for a configuration that
@@ -71,6 +73,10 @@ async def run_archiver(options: ArchiverOptions, settings: Settings) -> int:
             await task
         except (SsmdError, OSError) as error:
             log.error("stream failed", error=str(error))
+            exit_code = EXIT_FAILED
+        except Exception:
+            # A defect of ssmd's own: the other streams still stop in good order.
+            log.exception("stream failed")
             exit_code = EXIT_FAILED
         stop.set()
     if server is not None:

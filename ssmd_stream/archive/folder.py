@@ -9,17 +9,18 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import structlog
 
-from ssmd_core.archive.manifest import Gap, Manifest, fsync_folder, load_manifest, save_manifest
+from ssmd_core.archive.manifest import Gap, Manifest, fsync_folder, load_manifest, save_manifest, write_durably
 from ssmd_core.archive.members import iter_lines, member, salvage_lines
 from ssmd_core.archive.ordinals import OrdinalSet
-from ssmd_core.archive.paths import PART_SUFFIX, SLOT_FILE, Slot, slot_of_file
+from ssmd_core.archive.paths import DAY_FOLDER, PART_SUFFIX, SLOT_FILE, Slot, slot_of_file
 from ssmd_core.archive.tally import Tally
 from ssmd_core.clock import rfc3339_us
 from ssmd_core.errors import ArchiveError
@@ -28,16 +29,24 @@ from ssmd_core.feeds.base import Feed
 log = structlog.get_logger()
 
 MAX_MEMBER_BYTES = 4 * 1024 * 1024
-# Only a batch that was uncertain when its connector lost NATS is ever sent again; 10,000 connections back is far enough.
+# Only a batch that was uncertain when its connector lost NATS is sent again; 10,000 connections back is far enough.
 MAX_EPOCHS = 10_000
 _READ_BYTES = 1024 * 1024
+STREAM_MARK = ".stream"
 
 
 class OpenSlot:
-    """A slot's `.part` file: whole gzip members, each fsynced before its messages are acknowledged."""
+    """A slot's `.part` file: whole gzip members, each fsynced before its messages are acknowledged.
+
+    Args:
+        folder: the day's.
+        slot: which quarter of an hour.
+        late: number of the file among those of its slot; 0 is the slot's own.
+    """
 
     def __init__(self, folder: Path, slot: Slot, late: int) -> None:
         self.slot = slot
+        self.late = late
         self.path = folder / slot.file_name(late)
         self.part = self.path.with_name(self.path.name + PART_SUFFIX)
         self.tally = Tally()
@@ -46,13 +55,37 @@ class OpenSlot:
         self._sha256 = hashlib.sha256()
         self._file: IO[bytes] = self.part.open("ab", buffering=0)
         self._size = self.part.stat().st_size
+        self._torn = False
+        # The fsync of a file does not promise that its folder names it.
+        fsync_folder(folder)
 
-    def resume(self, feed: Feed) -> None:
-        """Take up what an earlier process left in the `.part`, which must be whole (see `Folder.recover`)."""
+    def resume(self, feed: Feed) -> OrdinalSet:
+        """Take up what an earlier process left: count its lines, cut off a torn end.
+
+        What was acknowledged is whole, so a torn end costs nothing: its messages come again. Damage that a crash does
+        not explain is kept beside as `.damaged`.
+
+        Returns:
+            The stream sequences of the lines.
+
+        Raises:
+            ArchiveError: a line is not an archive's line.
+        """
+        sequences = OrdinalSet()
+        salvage = salvage_lines(self.part)
+        for raw in salvage:
+            sequences.add(self.tally.add_line(feed, raw).nats_seq)
+        if salvage.damage:
+            log.warning("part file is torn", damage=salvage.damage, kept_lines=self.tally.records)
+            if not salvage.cut:
+                shutil.copyfile(self.part, _unused(self.part.with_name(self.part.name + ".damaged")))
+            self._size = salvage.whole_bytes
+            self._cut_back()
+            os.fsync(self._file.fileno())
         with self.part.open("rb") as file:
             while block := file.read(_READ_BYTES):
                 self._sha256.update(block)
-        self.tally.add_lines(feed, iter_lines(self.part))
+        return sequences
 
     def append(self, line: bytes) -> None:
         self.lines.append(line)
@@ -62,19 +95,22 @@ class OpenSlot:
         """Write what is buffered as members of at most 4 MB and fsync it.
 
         Raises:
-            OSError: the disk is full or broken. The file is cut back to its last whole member and the lines stay
-                buffered, so that a later commit can succeed.
+            OSError: the disk is full or broken. The file is cut back to its last whole member, at the latest before
+                the next write, and the lines stay buffered, so that a later commit can succeed.
         """
         if not self.lines:
             return
+        if self._torn:
+            self._cut_back()
         members = [member(block) for block in _blocks(self.lines)]
         try:
             for compressed in members:
                 _write_all(self._file, compressed)
             os.fsync(self._file.fileno())
         except OSError:
+            self._torn = True
             with contextlib.suppress(OSError):
-                self._file.truncate(self._size)
+                self._cut_back()
             raise
         for compressed in members:
             self._sha256.update(compressed)
@@ -82,12 +118,21 @@ class OpenSlot:
         self.lines = []
         self.buffered_bytes = 0
 
+    def _cut_back(self) -> None:
+        self._file.truncate(self._size)
+        self._torn = False
+
     def seal(self) -> str:
-        """Give the file its final name, durably; returns its sha256. Everything must have been committed."""
+        """Give the file its final name, durably; returns its sha256. Everything must have been committed.
+
+        Raises:
+            OSError: the disk refused; it may be called again.
+        """
         if self.lines:
             raise ArchiveError(f"{self.part}: sealing with {len(self.lines)} uncommitted lines")
-        self._file.close()
-        self.part.rename(self.path)
+        if not self._file.closed:
+            self.part.rename(self.path)
+            self._file.close()
         fsync_folder(self.path.parent)
         return self._sha256.hexdigest()
 
@@ -109,7 +154,8 @@ class Folder:
         stream: stream name.
 
     Attributes:
-        last_seq: highest stream sequence that is archived or accounted for as a gap.
+        last_seq: up to here every stream sequence is archived or accounted for as a gap.
+        ahead: sequences above it that are archived too: a crash came after one slot's commit and before another's.
         open: slots being written, by start.
     """
 
@@ -118,10 +164,11 @@ class Folder:
         self.stream = stream
         self.path = root / feed.name / stream
         self.last_seq = 0
+        self.ahead: OrdinalSet | None = None
         self.open: dict[int, OpenSlot] = {}
-        self.newest_slot_us = 0
         self._epochs: dict[str, OrdinalSet] = {}
         self._gaps: dict[str, list[Gap]] = {}
+        self._sealed: list[Path] = []
         self._lock: IO[bytes] | None = None
 
     def lock(self) -> None:
@@ -131,38 +178,45 @@ class Folder:
             ArchiveError: another process has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        for parent in (self.path.parent, self.path.parent.parent):
+            fsync_folder(parent)
         self._lock = (self.path / ".lock").open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise ArchiveError(f"{self.path}: another archiver is writing here") from error
 
     def recover(self) -> None:
-        """Repair and take up what is there: whole lines of torn `.part` files, sealed files without an entry.
+        """Take up what is there: sealed files that no manifest names, `.part` files up to their last whole member.
+
+        Everything up to the last sequence of a sealed file is durable, because a slot is sealed only when all slots
+        are committed. Beyond it a sequence counts only without a hole: slots are committed one after the other, gaps
+        before lines, and a crash may come in between.
 
         Raises:
-            ArchiveError: a sealed file or a manifest is damaged; nothing is changed then.
+            ArchiveError: a manifest, or a sealed file without one, is damaged; it is left as it is. To go on, move
+                it aside: a manifest is made anew from the files (but for its gaps).
         """
-        days = sorted(entry for entry in self.path.iterdir() if entry.is_dir())
+        days = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and DAY_FOLDER.match(entry.name))
+        sealed_to = 0
+        beyond: list[tuple[int, int]] = []
         for day in days:
             for leftover in day.glob("*.tmp"):
                 leftover.unlink()
             manifest = self._merged_manifest(day)
-            if manifest.files:
-                self.last_seq = max(self.last_seq, max(entry.last_seq for entry in manifest.files))
-                self.newest_slot_us = max(
-                    self.newest_slot_us, *(slot_of_file(day.name, entry.name).start_us for entry in manifest.files)
-                )
-            for gap in manifest.gaps:
-                self.last_seq = max(self.last_seq, gap.after_seq + gap.missing)
+            sealed_to = max([sealed_to, *(entry.last_seq for entry in manifest.files)])
+            beyond += [(gap.after_seq + 1, gap.after_seq + gap.missing) for gap in manifest.gaps]
             # A connection lives for hours, not for days: two days of epochs are enough to know a resent message.
             if day in days[-2:]:
-                for name, epoch in manifest.epochs.items():
-                    known = self._epochs.get(name)
-                    self._epochs[name] = OrdinalSet([*(known.ranges if known else []), *epoch.ranges])
+                self._know({name: OrdinalSet(epoch.ranges) for name, epoch in manifest.epochs.items()})
         for day in days:
             for part in sorted(day.glob(f"*{PART_SUFFIX}")):
-                self._take_up(day, part)
+                beyond += self._take_up(day, part).ranges
+        archived = OrdinalSet([(0, sealed_to), *beyond])
+        self.last_seq = archived.run_end(0)
+        ahead = OrdinalSet((first, last) for first, last in beyond if first > self.last_seq)
+        self.ahead = ahead if ahead.ranges else None
 
     def _merged_manifest(self, day: Path) -> Manifest:
         manifest = load_manifest(day) or self._new_manifest(day.name)
@@ -171,7 +225,8 @@ class Folder:
         ]
         for path in unnamed:
             tally = Tally()
-            tally.add_lines(self.feed, iter_lines(path))
+            for raw in iter_lines(path):
+                tally.add_line(self.feed, raw)
             stat = path.stat()
             entry = tally.entry(
                 path.name,
@@ -186,29 +241,50 @@ class Folder:
             save_manifest(day, manifest)
         return manifest
 
-    def _take_up(self, day: Path, part: Path) -> None:
+    def _take_up(self, day: Path, part: Path) -> OrdinalSet:
         name = part.name.removesuffix(PART_SUFFIX)
         match = SLOT_FILE.match(name)
         if match is None:
             raise ArchiveError(f"{part}: not a slot's file name")
-        damage = _repair(part)
-        if damage:
-            log.warning("repaired a torn part file", file=str(part), damage=damage)
         if (day / name).exists():
             raise ArchiveError(f"{part}: {name} is sealed already")
-        if part.stat().st_size == 0:
-            part.unlink()
-            return
         opened = OpenSlot(day, slot_of_file(day.name, name), int(match[3] or 0))
-        opened.resume(self.feed)
+        sequences = opened.resume(self.feed)
+        if not opened.size:
+            opened.close()
+            part.unlink()
+            return sequences
         if opened.slot.start_us in self.open:
             raise ArchiveError(f"{part}: a second part file of its slot")
         self.open[opened.slot.start_us] = opened
-        self.last_seq = max(self.last_seq, opened.tally.last_seq)
-        self.newest_slot_us = max(self.newest_slot_us, opened.slot.start_us)
-        for epoch, seen in opened.tally.epochs.items():
-            known = self._epochs.get(epoch)
-            self._epochs[epoch] = OrdinalSet([*(known.ranges if known else []), *seen.ranges])
+        self._know(opened.tally.epochs)
+        return sequences
+
+    def _know(self, epochs: dict[str, OrdinalSet]) -> None:
+        for name, seen in epochs.items():
+            known = self._epochs.get(name)
+            self._epochs[name] = OrdinalSet([*(known.ranges if known else []), *seen.ranges])
+
+    def belong_to(self, created: str) -> None:
+        """Note which JetStream stream the sequences are of: one of the same name starts again from 1 when it is remade.
+
+        Args:
+            created: when the stream was made, as the server says.
+
+        Raises:
+            ArchiveError: the archive is of another stream.
+        """
+        path = self.path / STREAM_MARK
+        empty = not self.last_seq and self.ahead is None
+        known = path.read_text().strip() if path.is_file() and not empty else ""
+        if known and known != created:
+            raise ArchiveError(
+                f"{self.path} holds the stream that was made at {known}, but the server's was made at {created}: it "
+                "was recreated, and its sequences start again. Move the archive folder aside, or restore the stream, "
+                "before archiving goes on"
+            )
+        if not known:
+            write_durably(path, created.encode() + b"\n")
 
     def seen_before(self, epoch: str, ordinal: int) -> bool:
         """Note a message; True if the archive holds this very one already (a batch that was sent again)."""
@@ -229,72 +305,92 @@ class Folder:
         return slot.start_us not in self.open and any(start_us < slot.start_us for start_us in self.open)
 
     def slot_for(self, recv_us: int) -> OpenSlot:
-        """The open file for a receive time; a late file if its slot is sealed already."""
+        """The open file for a receive time; a late file if its slot is sealed already.
+
+        Raises:
+            OSError: the disk refused to make it.
+        """
         slot = Slot.of(recv_us)
         opened = self.open.get(slot.start_us)
         if opened is None:
-            day = self.path / slot.date
-            if not day.is_dir():
-                day.mkdir(parents=True)
-                fsync_folder(self.path)
+            day = self._day(slot.date)
             late = 0
             while (day / slot.file_name(late)).exists():
                 late += 1
             opened = self.open[slot.start_us] = OpenSlot(day, slot, late)
-            self.newest_slot_us = max(self.newest_slot_us, slot.start_us)
         return opened
 
+    def _day(self, date: str) -> Path:
+        day = self.path / date
+        if not day.is_dir():
+            day.mkdir(parents=True)
+            fsync_folder(self.path)
+        return day
+
+    def missing_before(self, seq: int) -> list[tuple[int, int]]:
+        """Sequences between `last_seq` and `seq`, both left out, that are not archived, as [first, last] pairs."""
+        held = OrdinalSet([(0, self.last_seq), *(self.ahead.ranges if self.ahead else [])]).ranges
+        ends = [*(first for first, _ in held if self.last_seq < first < seq), seq]
+        starts = [last + 1 for _, last in held if last < seq]
+        return [(start, end - 1) for start, end in zip(starts, ends, strict=True)]
+
+    def note_archived(self, seq: int) -> None:
+        """Move `last_seq` to `seq`, and over what is archived right behind it."""
+        self.last_seq = seq if self.ahead is None else self.ahead.run_end(seq + 1)
+
     def note_gap(self, date: str, gap: Gap) -> None:
-        """Record missing sequences; written with the next manifest of that date."""
-        gaps = self._gaps.setdefault(date, [])
-        previous = gaps[-1] if gaps else None
-        if previous and previous.reason == gap.reason and previous.after_seq + previous.missing == gap.after_seq:
-            previous.missing += gap.missing
-        else:
-            gaps.append(gap)
+        """Record missing sequences; the next commit writes them into that day's manifest."""
+        self._gaps.setdefault(date, []).append(gap)
 
     def commit(self) -> None:
-        """Make every buffered line durable. Raises OSError as `OpenSlot.commit` does."""
+        """Make gaps, then every buffered line durable.
+
+        Raises:
+            OSError: as `OpenSlot.commit`; what has been written is not written again by the next commit.
+        """
+        for date in list(self._gaps):
+            day = self._day(date)
+            manifest = load_manifest(day) or self._new_manifest(date)
+            manifest.gaps = merge_gaps([*manifest.gaps, *self._gaps[date]])
+            save_manifest(day, manifest)
+            del self._gaps[date]
         for opened in self.open.values():
             opened.commit()
 
     def seal_before(self, slot: Slot) -> list[Path]:
-        """Seal every open file of an earlier slot; returns their final paths. They must have been committed."""
-        sealed = []
+        """Seal every open file of an earlier slot. They must have been committed.
+
+        Returns:
+            Final paths of what was sealed since the last successful call.
+
+        Raises:
+            OSError: the disk refused; the next call goes on where this one stopped.
+        """
         for start_us in sorted(start for start in self.open if start < slot.start_us):
-            opened = self.open.pop(start_us)
+            opened = self.open[start_us]
             digest = opened.seal()
             entry = opened.tally.entry(
                 opened.path.name,
                 opened.slot,
                 file_bytes=opened.size,
                 sha256=digest,
-                sealed_at=rfc3339_us(int(datetime.now(UTC).timestamp() * 1_000_000)),
+                sealed_at=rfc3339_us(time.time_ns() // 1000),
             )
             day = opened.path.parent
             manifest = load_manifest(day) or self._new_manifest(day.name)
             opened.tally.merge_into(manifest, entry)
-            self._merge_gaps(manifest, day.name)
             save_manifest(day, manifest)
-            sealed.append(opened.path)
+            del self.open[start_us]
+            self._sealed.append(opened.path)
+        sealed, self._sealed = self._sealed, []
         return sealed
 
     def close(self) -> None:
-        """Write gaps that no manifest holds yet and let the folder go. Open slots stay `.part` for the next start."""
-        for date in list(self._gaps):
-            day = self.path / date
-            if day.is_dir():
-                manifest = load_manifest(day) or self._new_manifest(date)
-                self._merge_gaps(manifest, date)
-                save_manifest(day, manifest)
+        """Let the folder go. Open slots stay `.part` for the next start; what is not committed comes again."""
         for opened in self.open.values():
             opened.close()
         if self._lock:
             self._lock.close()
-
-    def _merge_gaps(self, manifest: Manifest, date: str) -> None:
-        gaps = [*manifest.gaps, *self._gaps.pop(date, [])]
-        manifest.gaps = sorted(gaps, key=lambda gap: gap.after_seq)
 
     def _new_manifest(self, date: str) -> Manifest:
         return Manifest(feed=self.feed.name, stream=self.stream, date=date)
@@ -306,31 +402,32 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _repair(part: Path) -> str:
-    """Rewrite a torn `.part` so that it holds whole members with every whole line; returns the damage, "" if none."""
-    kept: list[bytes] = []
-    damage = ""
-    size = 0
-    temporary = part.with_name(part.name + ".tmp")
-    with temporary.open("wb") as file:
-        salvage = salvage_lines(part)
-        for line in salvage:
-            kept.append(line)
-            size += len(line) + 1
-            if size >= MAX_MEMBER_BYTES:
-                file.write(member(b"\n".join(kept) + b"\n"))
-                kept, size = [], 0
-        if kept:
-            file.write(member(b"\n".join(kept) + b"\n"))
-        file.flush()
-        os.fsync(file.fileno())
-        damage = salvage.damage
-    if damage:
-        temporary.replace(part)
-        fsync_folder(part.parent)
-    else:
-        temporary.unlink()
-    return damage
+def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
+    """Gaps in order of sequence; adjacent ones of the same reason are one, and none is told twice.
+
+    A gap is told again where a crash came between its manifest and the lines around it.
+    """
+    merged: list[Gap] = []
+    for gap in sorted(gaps, key=lambda gap: (gap.after_seq, -gap.missing)):
+        last = merged[-1] if merged else None
+        end = gap.after_seq + gap.missing
+        last_end = last.after_seq + last.missing if last else -1
+        if last is None or gap.after_seq > last_end or (end > last_end and gap.reason != last.reason):
+            after_seq = max(gap.after_seq, last_end)
+            merged.append(Gap(after_seq, end - after_seq, gap.reason, gap.detected_at))
+        elif gap.reason == last.reason:
+            last.missing = max(end, last_end) - last.after_seq
+            last.detected_at = min(last.detected_at, gap.detected_at)
+    return merged
+
+
+def _unused(path: Path) -> Path:
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
 def _blocks(lines: list[bytes]) -> Iterator[bytes]:

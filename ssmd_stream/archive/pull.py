@@ -7,15 +7,17 @@ they are wrapped in objects reaches several times that (spec: peers 2e). One ack
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import nats.errors
 import orjson
 from nats.aio.client import Client
 
-from ssmd_core.errors import SsmdError, StreamMismatchError
+from ssmd_core.errors import SsmdError
 
 BATCH = 5_000
 MAX_BATCH_BYTES = 64 * 1024 * 1024
@@ -23,6 +25,7 @@ EXPIRES_S = 5.0
 # A request that has neither delivered nor been answered for so long was lost with its connection.
 REQUEST_LOST_S = EXPIRES_S + 3.0
 ACK_WAIT_S = 30
+API_TIMEOUT_S = 5.0
 _STATUS = re.compile(rb"NATS/1\.0 ([0-9]{3}) ?([^\r\n]*)")
 _LEFT_OPEN = re.compile(rb"Nats-Pending-Messages: ?([0-9]+)")
 
@@ -52,15 +55,17 @@ class StreamState(NamedTuple):
 
     Attributes:
         subjects: the stream's subjects.
+        created: when it was made, RFC 3339; another stream of the same name has another.
         first_seq, last_seq: sequences held.
     """
 
     subjects: list[str]
+    created: str
     first_seq: int
     last_seq: int
 
 
-class PullClient(Client):  # type: ignore[misc]  # nats-py is untyped here
+class PullClient(Client):
     """A NATS connection that hands messages of chosen subscriptions over before any parsing."""
 
     def __init__(self) -> None:
@@ -117,21 +122,28 @@ class PullConsumer:
         """The stream's state.
 
         Raises:
-            StreamMismatchError: there is no such stream.
+            SsmdError: there is no such stream, or no answer.
         """
         answer = await self._api(f"STREAM.INFO.{self._stream}", {})
+        state = answer["state"]
         return StreamState(
-            list(answer["config"].get("subjects", [])), answer["state"]["first_seq"], answer["state"]["last_seq"]
+            list(answer["config"].get("subjects") or []), answer["created"], state["first_seq"], state["last_seq"]
         )
 
     async def place(self, start_seq: int) -> None:
-        """(Re)create the consumer so that its next message is `start_seq` or the first one after it."""
+        """(Re)create the consumer so that its next message is `start_seq` or the first one after it.
+
+        Raises:
+            SsmdError: NATS cannot be reached or refused.
+        """
         self._pending.clear()
         self._outstanding = 0
-        if self._subscription is not None:
-            await self._client.unsubscribe_raw(self._subscription)
-            self._inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe_raw(self._inbox, self._on_message)
+        with _translated("subscribe"):
+            if self._subscription is not None:
+                await self._client.unsubscribe_raw(self._subscription)
+                self._subscription = None
+                self._inbox = self._client.new_inbox()
+            self._subscription = await self._client.subscribe_raw(self._inbox, self._on_message)
         await self._api(f"CONSUMER.DELETE.{self._stream}.{self._durable}", {}, missing_is_fine=True)
         config = {
             "durable_name": self._durable,
@@ -148,7 +160,11 @@ class PullConsumer:
         )
 
     async def take(self, timeout_s: float) -> list[Delivery]:
-        """Messages that have arrived, waiting up to `timeout_s` for the first; keeps requests with the server."""
+        """Messages that have arrived, waiting up to `timeout_s` for the first; keeps requests with the server.
+
+        Raises:
+            SsmdError: the connection is closed.
+        """
         await self._request_more()
         if not self._pending:
             self._arrived.clear()
@@ -160,8 +176,13 @@ class PullConsumer:
         return taken
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        """Acknowledge this message and all before it."""
-        await self._client.publish(delivery.reply.decode(), b"+ACK")
+        """Acknowledge this message and all before it.
+
+        Raises:
+            SsmdError: the connection is closed.
+        """
+        with _translated("acknowledge"):
+            await self._client.publish(delivery.reply.decode(), b"+ACK")
 
     async def _request_more(self) -> None:
         now_s = time.monotonic()
@@ -171,9 +192,10 @@ class PullConsumer:
         if self._outstanding > BATCH // 2 or len(self._pending) > BATCH:
             return
         request = {"batch": BATCH, "max_bytes": MAX_BATCH_BYTES, "expires": int(EXPIRES_S * 1e9)}
-        await self._client.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}", orjson.dumps(request), reply=self._inbox
-        )
+        with _translated("ask for messages"):
+            await self._client.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}", orjson.dumps(request), reply=self._inbox
+            )
         self._outstanding += BATCH
         self._last_progress_s = now_s
 
@@ -199,12 +221,19 @@ class PullConsumer:
         self._arrived.set()
 
     async def _api(self, what: str, request: dict[str, Any], *, missing_is_fine: bool = False) -> dict[str, Any]:
-        try:
-            message = await self._client.request(f"$JS.API.{what}", orjson.dumps(request), timeout=10)
-        except (nats.errors.Error, TimeoutError) as error:
-            raise SsmdError(f"JetStream did not answer {what}: {error or type(error).__name__}") from error
+        with _translated(what):
+            message = await self._client.request(f"$JS.API.{what}", orjson.dumps(request), timeout=API_TIMEOUT_S)
         answer: dict[str, Any] = orjson.loads(message.data)
         problem = answer.get("error")
         if problem and not (missing_is_fine and problem.get("code") == 404):
-            raise StreamMismatchError(f"JetStream refused {what}: {problem.get('description', problem)}")
+            raise SsmdError(f"JetStream refused {what}: {problem.get('description', problem)}")
         return answer
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Errors of nats-py as ssmd's own."""
+    try:
+        yield
+    except (nats.errors.Error, TimeoutError, OSError) as error:
+        raise SsmdError(f"NATS: {what}: {error or type(error).__name__}") from error

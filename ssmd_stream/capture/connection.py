@@ -28,7 +28,7 @@ log = structlog.get_logger()
 GOING_AWAY = 1001
 NORMAL = 1000
 # A close that cannot be flushed because the peer no longer reads must not hold up the reconnect.
-_CLOSE_GRACE_S = 1.0
+_CLOSE_GRACE_S = 3.5
 
 
 class Publish(Protocol):

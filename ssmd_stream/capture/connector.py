@@ -36,7 +36,7 @@ EXIT_REFUSED = 3
 # The connector's own epoch, for ticks and for what happens while no connection is open.
 OWN_CONNECTION = "k0"
 _MIN_TICK_S = 0.25
-_SOCKETS_S = 3.0
+_SOCKETS_S = 4.0
 _PAIR_MAP_PATIENCE_S = 10.0
 # Ticks alone bring an acknowledgement every five seconds.
 _ACK_PATIENCE_S = 30.0
@@ -347,6 +347,7 @@ class Connector:
             "status": "ok" if not problems else "bad",
             "feed": self.plan.feed.name,
             "stream": self.plan.stream.stream,
+            "reason": "; ".join(problems),
             "problems": problems,
             "reading_paused": self._paused,
             "nats_connected": self.publisher.connected,

@@ -50,7 +50,9 @@ MAX_BATCH_MESSAGES = 1000  # nats-server's own limit (jetstream.limits.batch.max
 # An atomic batch costs nats-server 2.15 six syncs whatever its size (it is staged in a store of its own): measured as
 # much as eight to thirteen single messages. Up to here messages are sent one by one, each with its answer.
 SINGLES = 8
-PARTIAL_WINDOW = 2  # the server works on one batch at a time; more small ones would only queue up there
+# The server works on one batch at a time: a second small one would only wait there, and with it all that comes after.
+# Measured at 5,000 messages/s, socket to stored: p50 14 ms against 31 ms with two.
+PARTIAL_WINDOW = 1
 IN_FLIGHT_BYTES = 32 * 1024 * 1024
 DUPLICATE_IN_BATCH = 10201  # err_code: an id of the batch is already stored, nothing of it was
 CATCH_UP_BYTES = 4 * 1024 * 1024  # less than this on disk: new batches wait in memory, so that catching up ends
@@ -268,7 +270,7 @@ class Publisher:
         spool: Path,
         limits: StreamLimits | None = None,
         on_pressure: Callable[[bool], None] | None = None,
-        linger_s: float = 0.003,
+        linger_s: float = 0.001,
         max_batch_messages: int = MAX_BATCH_MESSAGES,
         max_batch_bytes: int = 1024 * 1024,
         window: int = 8,
@@ -621,6 +623,8 @@ class Publisher:
         self._problem = None
         while True:
             self._wake.clear()
+            # First: what an answer has just settled makes room for the batch that waits for it.
+            self._settle_front()
             while self._has_room():
                 batch = await self._next_batch()
                 if batch is None:
@@ -632,7 +636,7 @@ class Publisher:
                 else:
                     batch.done = True
                 self.stats.in_flight = len(self._in_flight)
-            self._settle_front()
+            self._settle_front()  # batches that had landed already
             await self._release()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_S):

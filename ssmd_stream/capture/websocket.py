@@ -32,7 +32,7 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP
 
 
 # How long the peer may take to answer a Close frame. What it sent before the answer is data like any other.
-CLOSE_WAIT_S = 1.0
+CLOSE_WAIT_S = 3.0
 
 
 class Socket(Protocol):

@@ -25,6 +25,9 @@ from ssmd_stream.rehearsal.rig import Rig
 from ssmd_stream.replay.generator.frames import ALL_CHANNELS
 from ssmd_stream.replay.server import Generated, ReplayServer
 from ssmd_stream.replay.venues.kalshi import make_test_key
+from ssmd_stream.servers.postgres import PostgresServer
+from ssmd_stream.servers.stack import ServerUrls
+from ssmd_stream.stack import dagster_home
 
 MARKER = ".ssmd-demo"
 ENV = "demo"
@@ -128,14 +131,14 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
             *(wait_until_read(rig, rig.connectors[folder], server) for folder, server in servers.items())
         )
         progress("draining and sealing")
-        for name in names:
-            captured[name.folder] = await rig.captured(name)
         codes = await asyncio.gather(*(daemon.stop() for daemon in rig.connectors.values()))
         result.problems += [
             f"{daemon.name} ended with code {code}; see {daemon.log_path}"
             for daemon, code in zip(rig.connectors.values(), codes, strict=True)
             if code
         ]
+        for name in names:
+            captured[name.folder] = await rig.captured(name)
         await rig.seal(names, int((hour + timedelta(hours=1)).timestamp()) * NS_PER_S)
         await rig.wait_until_archived(names)
         if code := await archiver.stop():
@@ -180,25 +183,31 @@ def _feed_result(
 
 
 async def _materialize(data: Path, partition: str) -> list[str]:
-    """Let Dagster build the hour of all feeds in one run, as a person would from a shell; returns problems."""
-    home = data / "dagster"
-    home.mkdir(parents=True, exist_ok=True)
+    """Let Dagster build the hour of all feeds in one run, as a person would from a shell; returns problems.
+
+    Its records go to the Postgres that `ssmd up` starts on this folder, so that the UI shows them later.
+    """
     log_path = data / "logs" / "dagster.log"
-    argv = ["-m", "dagster", "asset", "materialize", "-m", "ssmd_assets.definitions", "--select", "*"]
-    with log_path.open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *argv,
-            "--partition",
-            partition,
-            env={**os.environ, "SSMD_DATA": str(data), "SSMD_ENV": ENV, "DAGSTER_HOME": str(home)},
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            code = await asyncio.wait_for(process.wait(), DAGSTER_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            return [f"Dagster did not finish in {DAGSTER_S:.0f} s; see {log_path}"]
+    postgres = PostgresServer(data / "servers" / PostgresServer.name, port=None)
+    await postgres.start()
+    try:
+        urls = ServerUrls("", "", postgres.url_of("ssmd"), postgres.url_of("dagster"), "")
+        env = {**os.environ, **urls.environment(), "SSMD_DATA": str(data), "SSMD_ENV": ENV}
+        with log_path.open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "dagster", "asset", "materialize", "-m", "ssmd_assets.definitions", "--select", "*"),
+                *("--partition", partition),
+                env={**env, "DAGSTER_HOME": str(dagster_home(data))},
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                code = await asyncio.wait_for(process.wait(), DAGSTER_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+                return [f"Dagster did not finish in {DAGSTER_S:.0f} s; see {log_path}"]
+    finally:
+        await postgres.stop()
     return [f"dagster asset materialize ended with code {code}; see {log_path}"] if code else []

@@ -210,7 +210,8 @@ def _survey(feed: Feed, files: Sequence[Path]) -> tuple[int, list[str], list[str
             except SsmdError:
                 continue
     instruments.discard("")
-    return frames, sorted(instruments), list(feed.default_channels)
+    # A replay server acknowledges any name; a recording that names none still needs one to subscribe.
+    return frames, sorted(instruments) or ["REHEARSAL"], list(feed.default_channels)
 
 
 async def _finished(server: ReplayServer, connector: Daemon) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +37,8 @@ EXIT_KILLED = 130  # what a shell reports for a program ended by Ctrl-C
 _POLL_S = 0.1
 _CHECK_EVERY_S = 2.0
 _CHECK_EVERY_WHILE_STARTING_S = 0.25
-_STARTING_S = 60.0  # a Dagster webserver needs 8-20 s on two busy cores; later than this is not "starting" any more
+_DIGITS = re.compile(r"[0-9]+")
+_STARTING_S = 25.0  # a Dagster webserver needs 8-20 s on two busy cores; later than this is not "starting" any more
 _SHOW_EVERY_S = 0.5
 _LEFTOVER_GRACE_S = 5.0
 
@@ -310,7 +312,9 @@ class Supervisor:
         changed = shown.state != state
         if changed:
             shown.since = datetime.now(UTC)
-        if (changed or shown.detail != detail) and not self._console.is_terminal and state != "starting":
+        # A reason that counts seconds is not news every second.
+        news = changed or _DIGITS.sub("", shown.detail) != _DIGITS.sub("", detail)
+        if news and not self._console.is_terminal and state != "starting":
             self._print(f"{unit.name}: {state} {one_line(detail)}".strip())
         shown.state, shown.detail, shown.pid = state, detail, unit.pid
         if state == "healthy":
