@@ -185,7 +185,7 @@ class Feed:
     streams: tuple[str, ...]
     default_channels: tuple[str, ...]
     default_instruments: tuple[str, ...]
-    message_types: Mapping[str, MessageType]
+    message_types: Mapping[str, MessageType] = field(repr=False)
     route: Callable[[bytes], Route]
     limits: Limits
     liveness: Liveness

@@ -155,7 +155,7 @@ class Folder:
 
     Attributes:
         last_seq: up to here every stream sequence is archived or accounted for as a gap.
-        ahead: sequences above it that are archived too: a crash came after one slot's commit and before another's.
+        ahead: what is so above it, behind a hole: a crash came after one slot's commit and before another's.
         open: slots being written, by start.
     """
 
