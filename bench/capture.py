@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-import sys
 import time
 
-from bench.cores import measured_core, on_core
 from bench.result import Result
-from bench.rig import Source, bench_rig, check, source, start_connector, stream_name, wait_for
+from bench.rig import Source, bench_rig, check, run_alternative, source, start_connector, stream_name, wait_for
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.messages.control import is_control
 from ssmd_core.messages.headers import read_stamp
@@ -26,7 +23,8 @@ async def run(frames: int = FRAMES, repeats: int = REPEATS, feed: str = "kalshi"
     ours, bare = [], []
     async with bench_rig() as rig, source(rig, feed, frames) as venue:
         for repeat in range(repeats):
-            bare.append(await measure_bare(venue, feed, frames))
+            arguments = ("receive", "--url", venue.url, "--feed", feed, "--count", str(frames - 1))
+            bare.append((frames - 1) / await run_alternative(*arguments))
             ours.append(await measure(rig, stream_name(feed, f"capture{repeat}"), venue, frames))
     value, other = statistics.median(ours), statistics.median(bare)
     return [
@@ -40,20 +38,6 @@ async def run(frames: int = FRAMES, repeats: int = REPEATS, feed: str = "kalshi"
             judged="ratio",
         )
     ]
-
-
-async def measure_bare(venue: Source, feed: str, frames: int) -> float:
-    """Frames a second of the bare loop, on the measured core."""
-    # The server counts the frames, the loop the acknowledgement too: one less is sure to come.
-    argv = ["-m", "bench.source", "--feed", feed, "--count", str(frames - 1), "--receive", venue.url]
-    with on_core(measured_core()):
-        process = await asyncio.create_subprocess_exec(sys.executable, *argv, stdout=asyncio.subprocess.PIPE)
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT_S)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    return frames / float(out)
 
 
 async def measure(rig: Rig, name: StreamName, venue: Source, frames: int) -> float:

@@ -26,6 +26,7 @@ from ssmd_stream.servers.process import Process
 ENV = "bench"
 INSTRUMENTS = {"kalshi": ("KXBTCD-BENCH-T1",), "kraken": ("BTC/USD",), "kraken-futures": ("PF_XBTUSD",)}
 _READY_S = 30.0
+_ALTERNATIVE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,10 @@ def check(daemon: Daemon) -> None:
         raise SsmdError(f"{daemon.name} ended with code {code}: {daemon.log_path.read_text()[-500:]}")
 
 
-async def wait_for(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float) -> None:
-    """Ask every 20 ms.
+async def wait_for(
+    condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float, *, every_s: float = 0.02
+) -> None:
+    """Wait until the condition holds.
 
     Raises:
         SsmdError: not in time.
@@ -107,7 +110,30 @@ async def wait_for(condition: Callable[[], Awaitable[bool]], what: str, timeout_
     while not await condition():
         if time.monotonic() > deadline_s:
             raise SsmdError(f"{what}: not within {timeout_s:.0f} s")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(every_s)
+
+
+async def run_alternative(*arguments: str) -> float:
+    """Seconds that one of `bench.alternatives` takes on the measured core.
+
+    Raises:
+        SsmdError: it failed, or took more than a minute.
+    """
+    with on_core(measured_core()):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.alternatives", *arguments), stdout=asyncio.subprocess.PIPE
+        )
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), _ALTERNATIVE_S)
+    except TimeoutError as error:
+        raise SsmdError(f"{arguments[0]} took more than {_ALTERNATIVE_S:.0f} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise SsmdError(f"{arguments[0]} ended with code {process.returncode}")
+    return float(out)
 
 
 def rss_mb(daemon: Daemon) -> float:

@@ -1,4 +1,4 @@
-"""`python -m bench.source`: a venue that sends generated frames, and the bare client that merely receives them."""
+"""`python -m bench.source`: a venue that sends generated frames, as a process of its own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from websockets.asyncio.client import connect
-
 from ssmd_core import feeds
-from ssmd_stream.replay.generator.frames import ALL_CHANNELS, generate_frames
+from ssmd_stream.replay.generator.frames import generate_frames
 from ssmd_stream.replay.recording import RecordedFrame, Recording
 from ssmd_stream.replay.server import ReplayServer
-from ssmd_stream.replay.venues.registry import subscribe_commands
 
 # Repeated as often as needed: making a frame takes 10-40 µs, longer than capturing it.
 POOL = 20_000
@@ -75,35 +72,15 @@ async def serve(feed: str, count: int, frames_per_s: float | None, ready: Path) 
         await stop.wait()
 
 
-async def receive(url: str, feed: str, count: int) -> float:
-    """Seconds that a bare `websockets` loop takes to receive `count` frames after the first."""
-    async with connect(url) as websocket:
-        for command in subscribe_commands(feed, ALL_CHANNELS[feed][:1], ["X"]):
-            await websocket.send(command.decode())
-        left, start = count, 0.0
-        async for _ in websocket:
-            start = start or time.perf_counter()
-            left -= 1
-            if not left:
-                break
-        seconds = time.perf_counter() - start
-        websocket.transport.abort()
-    return seconds
-
-
 def main() -> None:
-    """Serve, or receive and print the seconds."""
+    """Serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--feed", required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--frames-per-s", type=float)
-    parser.add_argument("--ready", type=Path)
-    parser.add_argument("--receive", metavar="URL")
+    parser.add_argument("--ready", type=Path, required=True)
     arguments = parser.parse_args()
-    if arguments.receive:
-        print(asyncio.run(receive(arguments.receive, arguments.feed, arguments.count)))
-    else:
-        asyncio.run(serve(arguments.feed, arguments.count, arguments.frames_per_s, arguments.ready))
+    asyncio.run(serve(arguments.feed, arguments.count, arguments.frames_per_s, arguments.ready))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssmd_core.errors import DatasetError
 from ssmd_core.feeds.base import Feed
 
 Indexes = npt.NDArray[np.int32]
 _NEWLINE = 10
-# Longest type member: `"event_type": "tick_size_change"` has 33 bytes.
-_WINDOW = 48
 
 
 class Run(NamedTuple):
@@ -90,8 +87,12 @@ class Split(NamedTuple):
 
 def line_offsets(data: bytes) -> npt.NDArray[np.int64]:
     """Where lines start, and the end of the last."""
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE) + 1
-    return np.concatenate([np.zeros(1, np.int64), ends.astype(np.int64)])
+    is_end = np.zeros(-len(data) // 8 * -8, np.bool_)
+    np.equal(np.frombuffer(data, np.uint8), _NEWLINE, out=is_end[: len(data)])
+    # Eight bytes at a time, as few of them hold a line break: half the time of looking at each.
+    words = np.flatnonzero(is_end.view(np.uint64))
+    rows, columns = np.nonzero(is_end.reshape(-1, 8)[words])
+    return np.concatenate([np.zeros(1, np.int64), words[rows] * 8 + columns + 1])
 
 
 class Splitter:
@@ -99,9 +100,9 @@ class Splitter:
 
     def __init__(self, feed: Feed) -> None:
         names = [name for name, kind in feed.message_types.items() if kind.schema]
+        # `"key": "name"`, rounded up to whole words.
         longest = max(len(key) + len(name) for key in feed.type_key for name in names) + 6
-        if longest > _WINDOW:
-            raise DatasetError(f"{feed.name}: type members of {longest} bytes do not fit in {_WINDOW}")
+        self._window = -longest // 8 * -8
         # The types that were frequent in the chunk before are looked for first; this changes the speed only.
         self._names = {key: names for key in feed.type_key}
 
@@ -124,7 +125,7 @@ class Splitter:
         self, data: bytes, offsets: npt.NDArray[np.int64], lines: pa.Array, open_: Indexes, key: str
     ) -> tuple[list[Group], Indexes]:
         candidates = lines if len(open_) == len(lines) else lines.take(pa.array(open_))
-        window = _windows(data, offsets, open_, candidates, key)
+        window = _windows(data, offsets[:-1][open_], candidates, key, self._window)
         left = np.arange(len(open_))
         groups = []
         for name in self._names[key]:
@@ -145,21 +146,20 @@ class Splitter:
 
 
 def _windows(
-    data: bytes, offsets: npt.NDArray[np.int64], i: Indexes, lines: pa.Array, key: str
+    data: bytes, starts: npt.NDArray[np.int64], lines: pa.Array, key: str, size: int
 ) -> npt.NDArray[np.uint64]:
     """The bytes of each line, as words, from the first `"key"` on; of lines without it those from the line's start."""
-    at = offsets[:-1][i] + np.maximum(
-        pc.find_substring(lines.cast(pa.large_binary()), f'"{key}"'.encode()).to_numpy(), 0
-    )
+    found = pc.find_substring(lines.cast(pa.large_binary()), f'"{key}"'.encode()).to_numpy()
+    at = starts + np.maximum(found, 0)
     padded = np.frombuffer(data, np.uint8)
-    if len(padded) < _WINDOW:
-        padded = np.pad(padded, (0, _WINDOW))
+    if len(padded) < size:
+        padded = np.pad(padded, (0, size))
     # Near the chunk's end the window would leave it: there it starts earlier and does not match, and the line is
     # classified alone.
-    last = len(padded) - _WINDOW
-    windows: npt.NDArray[np.uint64] = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[
-        np.minimum(at, last)
-    ].view(np.uint64)
+    last = len(padded) - size
+    windows: npt.NDArray[np.uint64] = np.lib.stride_tricks.sliding_window_view(padded, size)[np.minimum(at, last)].view(
+        np.uint64
+    )
     return windows
 
 
