@@ -30,11 +30,12 @@ async def run(messages: int = MESSAGES, plain: int = PLAIN_MESSAGES, feed: str =
     async with bench_rig() as rig:
         name = stream_name(feed, "archive")
         await fill(rig, name, messages)
-        other = plain / await run_alternative(
+        other_s, _ = await run_alternative(
             *("fetch", "--url", rig.nats.url, "--count", str(plain), "--stream", name.jetstream),
             *("--subject", name.filter, "--file", str(rig.data / "plain.jsonl.gz")),
         )
         value = await measure(rig, name, messages)
+    other = plain / other_s
     return [
         Result(
             f"archive: {feed}, NATS to fsynced .jsonl.gz",

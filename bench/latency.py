@@ -1,8 +1,8 @@
 """Latency: from the moment a frame was due at the venue to a subscriber's callback, at a steady pace.
 
 Two subscribers, one after the other. `stored` is a JetStream push consumer: it gets a message when it is on disk, and
-this is the promise. `published` is a plain NATS subscription on the same subjects: it gets a message when the server has read
-it, before it is stored, and may lose it; it tells how much of the latency is the disk's.
+this is the promise. `published` is a plain NATS subscription on the same subjects: it gets a message when the server
+has read it, before it is stored, and may lose it; it tells how much of the latency is the disk's.
 """
 
 from __future__ import annotations

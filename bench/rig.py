@@ -113,8 +113,8 @@ async def wait_for(
         await asyncio.sleep(every_s)
 
 
-async def run_alternative(*arguments: str) -> float:
-    """Seconds that one of `bench.alternatives` takes on the measured core.
+async def run_alternative(*arguments: str) -> tuple[float, float]:
+    """Wall and CPU seconds that one of `bench.alternatives` takes on the measured core.
 
     Raises:
         SsmdError: it failed, or took more than a minute.
@@ -133,7 +133,15 @@ async def run_alternative(*arguments: str) -> float:
             await process.wait()
     if process.returncode:
         raise SsmdError(f"{arguments[0]} ended with code {process.returncode}")
-    return float(out)
+    wall_s, cpu_s = map(float, out.split())
+    return wall_s, cpu_s
+
+
+def cpu_s(daemon: Daemon) -> float:
+    """CPU seconds that a process has used."""
+    assert daemon.process is not None
+    times = psutil.Process(daemon.process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def rss_mb(daemon: Daemon) -> float:

@@ -87,12 +87,8 @@ class Split(NamedTuple):
 
 def line_offsets(data: bytes) -> npt.NDArray[np.int64]:
     """Where lines start, and the end of the last."""
-    is_end = np.zeros(-len(data) // 8 * -8, np.bool_)
-    np.equal(np.frombuffer(data, np.uint8), _NEWLINE, out=is_end[: len(data)])
-    # Eight bytes at a time, as few of them hold a line break: half the time of looking at each.
-    words = np.flatnonzero(is_end.view(np.uint64))
-    rows, columns = np.nonzero(is_end.reshape(-1, 8)[words])
-    return np.concatenate([np.zeros(1, np.int64), words[rows] * 8 + columns + 1])
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE) + 1
+    return np.concatenate([np.zeros(1, np.int64), ends])
 
 
 class Splitter:

@@ -63,7 +63,7 @@ def _verify_day(folder: Path, dataset_root: Path, archive_root: Path, check: Dat
             check.hours += 1
             if not report.balanced:
                 check.problems.append(f"{folder}: hour {hour}: {report.messages} messages are not all accounted for")
-            expected |= _compare_files(report, folder, dataset_root, Path(temporary), check)
+            expected |= _compare_files(report, dataset_root, Path(temporary), check)
     stated = {Path(entry.path).name: entry for entry in manifest.files}
     for name, entry in stated.items():
         path = folder / name
@@ -76,9 +76,7 @@ def _verify_day(folder: Path, dataset_root: Path, archive_root: Path, check: Dat
             check.problems.append(f"{path}: no source of the archive gives this file")
 
 
-def _compare_files(
-    report: HourReport, folder: Path, dataset_root: Path, rebuilt_root: Path, check: DatasetCheck
-) -> set[str]:
+def _compare_files(report: HourReport, dataset_root: Path, rebuilt_root: Path, check: DatasetCheck) -> set[str]:
     names = [output.path for output in report.outputs] + ([report.rejects_file] if report.rejects_file else [])
     for relative in names:
         stored = dataset_root / relative

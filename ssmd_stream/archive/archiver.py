@@ -137,8 +137,9 @@ class StreamArchiver:
                 await self._commit(consumer)
         finally:
             self.folder.close()
-            with contextlib.suppress(TimeoutError, OSError, NatsError):
-                await asyncio.wait_for(self._client.flush(1), 1.5)  # the last acknowledgement
+            if self._client.is_connected:
+                with contextlib.suppress(TimeoutError, OSError, NatsError):
+                    await asyncio.wait_for(self._client.flush(1), 1.5)  # the last acknowledgement
             await abort(self._client)
 
     async def _connect(self) -> None:
@@ -253,16 +254,13 @@ class StreamArchiver:
         folder = self.folder
         seq = delivery.stream_seq
         slot = Slot.of(recv_us)
-        self._last_delivery = delivery
         if seq != folder.last_seq + 1:
             for first, last in folder.missing_before(seq):
                 self._note_lost(first, last, slot.date)
-        if not self._commit_due_s:
-            self._commit_due_s = time.monotonic() + COMMIT_INTERVAL_S
         if folder.seen_before(epoch, ordinal):
             self.stats.duplicates += 1
             folder.note_gap(slot.date, Gap(seq - 1, 1, "duplicate", _now()))
-            folder.note_archived(seq)
+            self._to_commit(delivery)
             return
         opened = folder.open.get(slot.start_us)
         if opened is None:
@@ -291,9 +289,16 @@ class StreamArchiver:
             line_bytes=len(line),
             closes=is_closed_event(payload),
         )
-        folder.note_archived(seq)
         self._uncommitted.append((message_type, len(line) + 1))
+        self._to_commit(delivery)
+
+    def _to_commit(self, delivery: Delivery) -> None:
+        """What is done with the delivery is in memory: the next commit makes it durable and acknowledges it."""
+        self.folder.note_archived(delivery.stream_seq)
+        self._last_delivery = delivery
         self.stats.last_message_s = time.monotonic()
+        if not self._commit_due_s:
+            self._commit_due_s = self.stats.last_message_s + COMMIT_INTERVAL_S
 
     def _identify(self, delivery: Delivery) -> tuple[str, int, int]:
         """Epoch, ordinal and receive time in µs; for what ssmd did not publish, its sequence and storage time."""
@@ -351,7 +356,8 @@ class StreamArchiver:
             except OSError as error:
                 self.stats.commit_failures += 1
                 self.stats.problem = f"{_REFUSED} {self.folder.path}: {error}"
-                log.error("disk refused, will retry", folder=str(self.folder.path), error=str(error))
+                with contextlib.suppress(OSError):  # the log may lie on the same disk
+                    log.error("disk refused, will retry", folder=str(self.folder.path), error=str(error))
                 if self._stop.is_set():
                     raise
                 await _sleep_or_stop(self._stop, RETRY_S)

@@ -17,7 +17,6 @@ from ssmd_core.errors import ConfigError, ConnectError, PublishError, SsmdError,
 from ssmd_core.settings import Settings
 from ssmd_stream.capture import rest
 from ssmd_stream.capture.connection import Epoch, Setting
-from ssmd_stream.health import Health, HealthServer
 from ssmd_stream.capture.metrics import ConnectorCollector
 from ssmd_stream.capture.options import ConnectorOptions, make_plan
 from ssmd_stream.capture.publisher import Publisher
@@ -25,6 +24,7 @@ from ssmd_stream.capture.sessions import session_factory
 from ssmd_stream.capture.sessions.base import chunks
 from ssmd_stream.capture.shard import Shard
 from ssmd_stream.capture.stats import CONTROL
+from ssmd_stream.health import Health, HealthServer
 
 log = structlog.get_logger()
 

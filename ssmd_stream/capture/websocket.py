@@ -54,7 +54,7 @@ class Socket(Protocol):
         """Read again."""
 
     def close(self, code: int, reason: str) -> None:
-        """Send a Close frame; what the peer had sent before its answer is still delivered, for `CLOSE_WAIT_S` at most."""
+        """Send a Close frame; what the peer sent before its answer is still delivered, for `CLOSE_WAIT_S` at most."""
 
     def abort(self) -> None:
         """Drop the connection at once, for a peer that no longer answers."""

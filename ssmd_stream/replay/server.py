@@ -197,7 +197,7 @@ class ReplayServer:
         await self._finished.wait()
         for connection in self._connections:
             # A transport tells when it is below its low-water mark, not when it is empty.
-            while connection.buffered_bytes and not connection.half_open:  # noqa: ASYNC110
+            while connection.buffered_bytes and not connection.half_open:
                 await asyncio.sleep(0.005)
         self.flush_log()
         if self._error is not None:
