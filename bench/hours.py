@@ -1,18 +1,14 @@
-"""Sealed hours of generated messages, and `python -m bench.hours`: one of them to parquet, in a process of its own."""
+"""Sealed hours of generated messages."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import resource
-import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from ssmd_core import feeds
 from ssmd_core.archive.paths import Slot, hour_slots
 from ssmd_core.archive.tally import UNPARSED_TYPE, classify
-from ssmd_core.datasets.build import build_hour
 from ssmd_core.messages.frames import split_frame
 from ssmd_core.messages.lines import format_line, needs_wrapping
 from ssmd_stream.archive.folder import Folder
@@ -51,31 +47,3 @@ def seal_hour(root: Path, feed_name: str, stream: str, hour: datetime, messages:
     folder.commit()
     folder.seal_before(Slot.of(slots[-1].end_us))
     folder.close()
-
-
-def peak_rss_mb() -> float:
-    """Most memory that this process ever had resident, MB (10^6 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def main() -> None:
-    """Build one hour; print its messages, seconds and the process's peak memory."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--feed", required=True)
-    parser.add_argument("--stream", required=True)
-    parser.add_argument("--hour", required=True)
-    arguments = parser.parse_args()
-    report = build_hour(
-        arguments.data / "archive",
-        arguments.data / "datasets",
-        feeds.get(arguments.feed),
-        arguments.stream,
-        datetime.fromisoformat(arguments.hour).astimezone(UTC),
-    )
-    print(report.messages, report.seconds, peak_rss_mb())
-
-
-if __name__ == "__main__":
-    main()

@@ -7,8 +7,10 @@ has read it, before it is stored, and may lose it; it tells how much of the late
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+from pathlib import Path
 
 from bench.cores import on_core, other_core
 from bench.result import Result
@@ -34,20 +36,34 @@ async def run(rate: int = RATE, seconds: float = SECONDS, feed: str = "kalshi") 
     results = []
     async with bench_rig() as rig, source(rig, feed, count, rate) as venue:
         for subscriber in ("stored", "published"):
+            disk_ms = fsync_ms(rig.data)
             waits_ms = await measure(rig, stream_name(feed, subscriber), venue, count, subscriber)
             points = statistics.quantiles(waits_ms[int(rate * _WARM_UP_S) :], n=100)
+            disk = statistics.quantiles(disk_ms, n=100)
             for percent, target in ((50, P50_MS), (99, P99_MS)):
                 results.append(
                     Result(
                         f"latency: socket to subscriber ({subscriber}), {rate:,}/s, p{percent}",
                         round(points[percent - 1], 2),
                         "ms",
-                        "",
+                        f"one fsync of this disk: {disk[percent - 1]:.2f}",
                         target=target if subscriber == "stored" else None,
                         sense="<=",
                     )
                 )
     return results
+
+
+def fsync_ms(folder: Path, times: int = 200) -> list[float]:
+    """Milliseconds that appending 4 kB and fsync take: the floor, of which nats-server needs six for a batch."""
+    found = []
+    with (folder / "fsync").open("wb", buffering=0) as file:
+        for _ in range(times):
+            start = time.perf_counter()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            found.append((time.perf_counter() - start) * 1e3)
+    return found
 
 
 async def measure(rig: Rig, name: StreamName, venue: Source, count: int, subscriber: str) -> list[float]:

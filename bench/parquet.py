@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.result import Result
 from ssmd_core.archive.members import member
@@ -29,12 +29,15 @@ from ssmd_core.messages.lines import format_line
 
 HOUR = datetime(2026, 11, 20, 11, tzinfo=UTC)
 SAMPLES = Path(os.environ.get("SSMD_SAMPLES") or Path(__file__).resolve().parents[2] / "shared" / "samples")
-RAW_BYTES = 360_000_000
+RAW_BYTES = 450_000_000
 ROUNDS = 3
 MEMBER_BYTES = 4_000_000
 META = "_nats_seq:'UBIGINT',_received_at:'BIGINT',_epoch:'VARCHAR',_ordinal:'BIGINT'"
 META_SELECT = "_nats_seq,make_timestamptz(_received_at) AS _received_at,_epoch,_ordinal"
-COPY = "COPY (SELECT {select} FROM read_json('{source}',format='newline_delimited',columns={{{columns}}})) TO '{to}' (FORMAT parquet, COMPRESSION zstd)"
+COPY = (
+    "COPY (SELECT {select} FROM read_json('{source}',format='newline_delimited',columns={{{columns}}})) "
+    "TO '{to}' (FORMAT parquet, COMPRESSION zstd)"
+)
 
 
 class Case(NamedTuple):
@@ -88,7 +91,7 @@ class Cost(NamedTuple):
 
 
 def messages(case: Case) -> list[bytes]:
-    """Real messages of the case's type, each with a marker of its own where there are no samples."""
+    """Real messages of the case's type, or ones like them where there are no samples."""
     path = SAMPLES / case.sample
     if path.is_file():
         content = path.read_bytes()
@@ -102,18 +105,15 @@ def synthetic(case: Case, number: int) -> bytes:
     key = hashlib.sha256(str(number).encode()).hexdigest()
     price = f"0.{1 + number % 98:02d}"
     if case.feed == "kalshi":
-        return (
-            f'{{"type":"orderbook_delta","sid":1,"seq":{number},"msg":{{"market_ticker":"KXGOLD15M-26AUG050800-00",'
-            f'"market_id":"{key[:8]}-31ea-42c8-ba7a-b230c49efe64","price_dollars":"{price}00","delta_fp":"-{number % 500}.00"'
-            f',"side":"no","ts":"2026-08-05T11:45:36.564039Z","ts_ms":{1785930336564 + number}}}}}'
-        ).encode()
-    entry = (
-        f'"best_ask":"0.83","best_bid":"0.82","hash":"{key[:40]}","price":"{price}","side":"BUY","size":"{number}.53"'
-    )
-    return (
-        f'{{"event_type":"price_change","market":"0x{key}","price_changes":[{{"asset_id":"{int(key, 16) % 10**77}",{entry}}},'
-        f'{{"asset_id":"{int(key, 16) % 10**76}",{entry}}}],"timestamp":"{1786845514694 + number}"}}'
-    ).encode()
+        head = f'{{"type":"orderbook_delta","sid":1,"seq":{number},"msg":{{"market_ticker":"KXGOLD15M-26AUG050800-00",'
+        body = f'"market_id":"{key[:8]}-31ea-42c8-ba7a-b230c49efe64","price_dollars":"{price}00","delta_fp":"-7.00",'
+        tail = f'"side":"no","ts":"2026-08-05T11:45:36.564039Z","ts_ms":{1785930336564 + number}}}}}'
+        return (head + body + tail).encode()
+    token = int(key, 16)
+    change = f'"best_ask":"0.83","best_bid":"0.82","hash":"{key[:40]}","price":"{price}","side":"BUY","size":"7.53"'
+    changes = f'{{"asset_id":"{token % 10**77}",{change}}},{{"asset_id":"{token % 10**76}",{change}}}'
+    head = f'{{"event_type":"price_change","market":"0x{key}","price_changes":[{changes}],'
+    return (head + f'"timestamp":"{1785930336564 + number}"}}').encode()
 
 
 def write_hour(root: Path, case: Case, raw_bytes: int) -> Path:
@@ -173,7 +173,7 @@ def measure(arguments: Iterable[str]) -> Cost:
     return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * unit / 1e6)
 
 
-def run(raw_bytes: int = RAW_BYTES, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+def run(raw_bytes: int = RAW_BYTES, rounds: int = ROUNDS) -> list[Result]:
     """Speed, file size and memory, flat and nested."""
     results: list[Result] = []
     for shape, case in CASES.items():
@@ -202,7 +202,7 @@ def run(raw_bytes: int = RAW_BYTES, rounds: int = ROUNDS) -> list[dict[str, Any]
             Result(f"parquet: {shape}, memory", rss, "MB", "512 MB", None, 512.0, "<="),
             Result(f"parquet: {shape}, memory at ten times the hour", rss, "MB", "a tenth", rss / small.rss_mb),
         ]
-    return [result.as_dict() for result in results]
+    return results
 
 
 def main() -> None:
@@ -212,7 +212,7 @@ def main() -> None:
         contend(name, CASES[shape], Path(root), Path(to))
     else:
         for result in run():
-            print(json.dumps(result))
+            print(json.dumps(result.as_dict()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -33,6 +34,16 @@ def _clean(value: Any) -> Any:
     return value
 
 
+class _Stderr:
+    """Writes lines to stderr; a log on a full disk must not end a process that keeps data in memory."""
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
+
+    log = debug = info = warning = warn = error = critical = exception = fatal = failure = err = msg
+
+
 def configure(level: int = logging.INFO) -> None:
     """Set up logging of this process; call it once, before the first line."""
     renderer: Any = (
@@ -48,6 +59,6 @@ def configure(level: int = logging.INFO) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Stderr(),
         cache_logger_on_first_use=True,
     )

@@ -123,7 +123,9 @@ def test_salvage_keeps_every_proven_line_before_the_damage(torn: Path) -> None:
 
 @given(
     numbers=st.lists(st.integers(0, 60), max_size=80),
-    ranges=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 6)).map(lambda pair: (pair[0], sum(pair))), max_size=4),
+    ranges=st.lists(
+        st.tuples(st.integers(0, 60), st.integers(0, 6)).map(lambda pair: (pair[0], sum(pair))), max_size=4
+    ),
 )
 def test_an_ordinal_set_is_a_set(numbers: list[int], ranges: list[tuple[int, int]]) -> None:
     plain = {number for first, last in ranges for number in range(first, last + 1)}
@@ -395,7 +397,7 @@ def test_a_full_disk_costs_no_line_and_tears_no_file(
     disk = opened._file = FullDisk(opened._file, 20)  # type: ignore[assignment]
     disk.truncates = truncates
     for _ in range(2):
-        with pytest.raises(OSError, match="No space|Input"):
+        with pytest.raises(OSError, match=r"No space|Input"):
             first.write(6, 9) if first.folder.last_seq == 5 else first.folder.commit()
     assert opened.part.stat().st_size == (whole if truncates else whole + 20)
     with pytest.raises(ArchiveError, match="uncommitted"):

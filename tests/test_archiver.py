@@ -8,19 +8,21 @@ import functools
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
+from nats.aio.client import Client
 
 from ssmd_core.archive.manifest import load_manifest
 from ssmd_core.archive.members import iter_lines
-from ssmd_core.archive.paths import SLOT_US
+from ssmd_core.archive.paths import SLOT_US, Slot
 from ssmd_core.archive.verify import verify_archive
 from ssmd_core.errors import ArchiveError, StreamMismatchError
 from ssmd_core.feeds import get
@@ -29,7 +31,9 @@ from ssmd_core.messages.control import control_event
 from ssmd_core.messages.headers import MSG_ID, RECV_NS, Stamp, stamp_headers
 from ssmd_core.messages.lines import Line, parse_line
 from ssmd_stream import jetstream
+from ssmd_stream.archive import folder as folder_module
 from ssmd_stream.archive.archiver import StreamArchiver
+from ssmd_stream.archive.pull import Delivery
 from ssmd_stream.capture.publisher import Publisher
 from ssmd_stream.servers.nats import NatsServer
 from ssmd_stream.servers.ports import choose_port
@@ -52,13 +56,13 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 class Feeder:
     """Publishes straight to a stream, one acknowledged message after the other."""
 
-    def __init__(self, client: jetstream.Client, name: StreamName) -> None:
+    def __init__(self, client: Client, name: StreamName) -> None:
         self.client, self.name, self.sent = client, name, 0
 
     async def put(self, payload: bytes, headers: dict[str, str] | None) -> int:
         """Publish one message; returns its sequence."""
         ack = await self.client.jetstream().publish(self.name.subject("trade", "XXBTZUSD"), payload, headers=headers)
-        return ack.seq
+        return int(ack.seq)
 
     async def trades(self, count: int, recv_ns: int = START_NS, epoch: str = "c0-a") -> None:
         """Publish numbered trades."""
@@ -194,7 +198,10 @@ async def test_a_message_under_two_sequences_is_archived_once(tmp_path: Path, na
     assert_complete(tmp_path, 7)
     manifest = load_manifest(next(tmp_path.rglob("manifest.json")).parent)
     assert manifest is not None
-    assert [(gap.after_seq, gap.missing, gap.reason) for gap in manifest.gaps] == [(5, 3, "duplicate"), (10, 1, "duplicate")]
+    assert [(gap.after_seq, gap.missing, gap.reason) for gap in manifest.gaps] == [
+        (5, 3, "duplicate"),
+        (10, 1, "duplicate"),
+    ]
     assert not manifest.has_gaps
 
 
@@ -310,7 +317,9 @@ async def test_nats_may_come_late_and_be_killed_under_load(tmp_path: Path, nats_
             await asyncio.sleep(chance.uniform(0, 0.3))
             await nats_server.start()
         assert await publisher.drain(30)
-        publisher.publish(name.subject("control", "c9"), control_event("closed", "c9"), Stamp("c9-z", 0, START_NS + SLOT_NS))
+        publisher.publish(
+            name.subject("control", "c9"), control_event("closed", "c9"), Stamp("c9-z", 0, START_NS + SLOT_NS)
+        )
         assert await publisher.drain(30)
         await publisher.close()
         await until(lambda: archiver.stats.files_sealed == 1, 30)
@@ -339,6 +348,116 @@ async def test_a_full_disk_stops_acknowledging_and_heals(
         await until(lambda: archiver.stats.files_sealed == 1)
         assert archiver.stats.problem == ""
     assert_complete(tmp_path, 10)
+
+
+# A crash at every step on the way to the disk.
+
+
+class Crash(BaseException):
+    """The process is gone: nothing may catch it and go on."""
+
+
+class NoServer:
+    """Takes acknowledgements; deliveries come from a list."""
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        self.acknowledged = delivery.stream_seq
+
+
+def deliveries() -> list[Delivery]:
+    """Three slots side by side, duplicates, a hole in the stream, a slot that is sealed while another is open."""
+    made = []
+    ordinal = 0
+    for seq in range(1, 61):
+        if seq in (20, 21, 50):
+            continue  # gone from the stream
+        late_ns = SLOT_NS if seq % 9 == 0 and seq > 12 else 0
+        recv_ns = START_NS + (seq // 12) * SLOT_NS + seq - late_ns
+        headers = stamp_headers(Stamp("c0-a", ordinal if seq % 13 else ordinal - 2, recv_ns))
+        block = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+        number = ordinal if seq % 13 else ordinal - 2
+        made.append(Delivery(b"s", block.encode(), TRADE % number, seq, 0, b""))
+        ordinal += seq % 13 != 0
+    return made
+
+
+async def archive_until_the_crash(root: Path, stream: list[Delivery]) -> None:
+    archiver = StreamArchiver(StreamName("test", get("kraken"), "spot"), root, "nats://nowhere")
+    server = NoServer()
+    archiver.folder.lock()
+    try:
+        archiver.folder.recover()
+        for index, delivery in enumerate(stream):
+            if delivery.stream_seq <= archiver.folder.last_seq:
+                continue
+            if archiver.folder.ahead is None or delivery.stream_seq not in archiver.folder.ahead:
+                await archiver._archive(server, delivery)  # type: ignore[arg-type]
+            if index % 5 == 4:
+                await archiver._commit(server)  # type: ignore[arg-type]
+        await archiver._commit(server)  # type: ignore[arg-type]
+        archiver.folder.seal_before(Slot.of(START_NS // 1000 + 99 * SLOT_US))
+    finally:
+        archiver.folder.close()
+
+
+@pytest.mark.parametrize("half_written", [False, True])
+def test_a_crash_at_any_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half_written: bool) -> None:
+    stream = deliveries()
+    steps = 0
+    crash_at = -1
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == crash_at:
+            raise Crash
+
+    def stepped(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            step()
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    real_write = folder_module._write_all
+
+    def write(file: IO[bytes], content: bytes) -> None:
+        try:
+            step()
+        except Crash:
+            if half_written:
+                real_write(file, content[: len(content) // 2])
+            raise
+        real_write(file, content)
+
+    monkeypatch.setattr(folder_module, "_write_all", write)
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: step())
+    for name in ("rename", "replace", "mkdir", "unlink"):
+        stepped(Path, name)
+    asyncio.run(archive_until_the_crash(tmp_path / "whole", stream))
+    expected = [(line.nats_seq, line.payload) for line in archived(tmp_path / "whole")]
+    assert len(expected) == 53
+    total, crash_at = steps, 0
+    assert total > 100
+    for crash_at in range(1 + half_written, total + 1, 2):
+        root = tmp_path / str(crash_at)
+        steps = 0
+        with contextlib.suppress(Crash):
+            asyncio.run(archive_until_the_crash(root, stream))
+        # The second life may crash as well, on its own way; the third must finish.
+        steps = crash_at - 7
+        with contextlib.suppress(Crash):
+            asyncio.run(archive_until_the_crash(root, stream))
+        steps = total * 2
+        asyncio.run(archive_until_the_crash(root, stream))
+        check = verify_archive(root)
+        assert check.problems == [], crash_at
+        assert check.lost == 3
+        assert [(line.nats_seq, line.payload) for line in archived(root)] == expected, crash_at
+        assert not list(root.rglob("*.tmp"))
+        shutil.rmtree(root)
 
 
 # As a process.
@@ -394,7 +513,7 @@ async def kill_again_and_again(tmp_path: Path, nats_url: str, *, kills: int, see
         for _ in range(kills):
             archiver = Archiver(tmp_path, nats_url)
             # It is up after 0.5 s; commits follow each second, seals every 4.5 s.
-            await asyncio.sleep(chance.choice([chance.uniform(0.3, 0.9), chance.uniform(0.6, 2.6)]))
+            await asyncio.sleep(chance.choice([chance.uniform(0.3, 0.9), chance.uniform(0.5, 2.0)]))
             archiver.kill()
     finally:
         over = True
@@ -435,7 +554,7 @@ async def test_sigterm_commits_and_ends_with_code_0(tmp_path: Path, nats_url: st
         await jetstream.ensure_stream(client, name)
         archiver = Archiver(tmp_path, nats_url, health_port=choose_port(None))
         feed = Feeder(client, name)
-        await until(lambda: (tmp_path / "archive" / "kraken" / "spot" / ".stream").exists())
+        await until((tmp_path / "archive" / "kraken" / "spot" / ".stream").exists)
         await feed.trades(500)
         await asyncio.sleep(0.3)  # delivered, most of it not yet committed
         code, seconds = await asyncio.to_thread(archiver.terminate)

@@ -79,7 +79,7 @@ def test_hostile_messages_become_json_lines_that_can_be_read_back(payload: bytes
 
 
 def test_whatever_a_mutated_message_becomes_its_line_is_json(samples: Path) -> None:
-    """A line that is spliced, not wrapped, must be JSON: one that is not would spoil its file for every other reader."""
+    """A line that is spliced, not wrapped, must be JSON: else it would spoil its file for every other reader."""
     chance = random.Random(1)
     paths = [path for path in sorted(samples.rglob("*.jsonl")) if path.stat().st_size < 50_000_000][:12]
     spliced = 0
@@ -132,7 +132,9 @@ json_values = st.recursive(
 )
 
 
-@given(elements=st.lists(json_values, min_size=1, max_size=8), indent=st.booleans(), lead=st.sampled_from([b"", b" \n"]))
+@given(
+    elements=st.lists(json_values, min_size=1, max_size=8), indent=st.booleans(), lead=st.sampled_from([b"", b" \n"])
+)
 def test_an_array_frame_is_split_into_its_elements(elements: list[object], indent: bool, lead: bytes) -> None:
     frame = lead + orjson.dumps(elements, option=orjson.OPT_INDENT_2 if indent else 0)
     messages = split_frame(frame)
@@ -176,7 +178,14 @@ def test_a_stamp_survives_its_headers(epoch: str, ordinal: int, recv_ns: int) ->
 
 @pytest.mark.parametrize(
     "headers",
-    [None, {}, {MSG_ID: "a:1"}, {MSG_ID: "a b:1", RECV_NS: "1"}, {MSG_ID: "a:1", RECV_NS: "²"}, {MSG_ID: "a:1\n", RECV_NS: "1"}],
+    [
+        None,
+        {},
+        {MSG_ID: "a:1"},
+        {MSG_ID: "a b:1", RECV_NS: "1"},
+        {MSG_ID: "a:1", RECV_NS: "²"},
+        {MSG_ID: "a:1\n", RECV_NS: "1"},
+    ],
 )
 def test_foreign_headers_are_refused(headers: dict[str, str] | None) -> None:
     with pytest.raises(FrameError):

@@ -177,6 +177,14 @@ async def test_a_lone_message_goes_out_at_once(nats_url: str, tmp_path: Path) ->
 
 
 @asynchronous
+async def test_a_batch_that_waited_goes_out_with_the_answer(nats_url: str, tmp_path: Path) -> None:
+    # Once it was only looked at when the watch came round, every 250 ms: four batches a second.
+    async with publishing(nats_url, name_of("waiting"), tmp_path / "spool") as publisher:
+        await Source(publisher, name_of("waiting")).run(rate=3000, seconds=1.5)
+        assert publisher.stats.batches >= 20
+
+
+@asynchronous
 async def test_largest_messages_and_refused_ones(nats_url: str, tmp_path: Path) -> None:
     name = name_of("large")
     subject = name.subject("book", "X")

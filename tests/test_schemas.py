@@ -111,7 +111,7 @@ def agree(feed: Feed, kind: str, messages: list[bytes]) -> int:
         format_line(payload, 1_700_000_000_000_001 + i, i + 1, "c0", i, wrapped=False)
         for i, payload in enumerate(messages)
     ]
-    with connect(1) as connection, structlog.testing.capture_logs() as logs:
+    with connect() as connection, structlog.testing.capture_logs() as logs:
         made = Projector(feed, kind, schema, connection).project(
             pa.array([line.decode() for line in lines], pa.large_string()), np.arange(len(lines), dtype=np.int32), True
         )

@@ -55,12 +55,12 @@ def archiver_run(
     health_port: Annotated[int | None, typer.Option(help="Port of /health, /ready, /metrics.")] = None,
 ) -> None:
     """Archive streams until SIGTERM (exit 0 clean, 1 a stream failed, 2 configuration)."""
-    from ssmd_stream.archive.__main__ import parse_stream
+    from ssmd_core import feeds
     from ssmd_stream.archive.daemon import ArchiverOptions, run_archiver
 
     with clear_errors():
         found = settings()
-        names = [parse_stream(text, found.env) for text in streams]
+        names = [feeds.parse_stream(text, found.env) for text in streams]
         raise typer.Exit(asyncio.run(run_archiver(ArchiverOptions(names, health_port=health_port), found)))
 
 

@@ -15,6 +15,10 @@ from ssmd_core.messages.lines import Line, parse_line
 
 UNPARSED_TYPE = "unparsed"
 MAX_TICKERS = 20_000
+# Type words come off the wire: a venue that sends nonsense must not fill manifests and metrics with it.
+MAX_TYPES = 200
+MAX_TYPE_CHARS = 64
+OTHER_TYPE = "other"
 # Venue ids have 66 characters at most (Polymarket's condition ids); a longer one is left out of the list.
 MAX_TICKER_CHARS = 200
 _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
@@ -54,7 +58,10 @@ class Tally:
         self.records += 1
         self.raw_bytes += line_bytes + 1
         self.last_seq = nats_seq
-        self.records_by_type[message_type] = self.records_by_type.get(message_type, 0) + 1
+        counts = self.records_by_type
+        if message_type not in counts and (len(counts) >= MAX_TYPES or len(message_type) > MAX_TYPE_CHARS):
+            message_type = OTHER_TYPE
+        counts[message_type] = counts.get(message_type, 0) + 1
         if ticker and ticker not in self.tickers:
             if len(self.tickers) < MAX_TICKERS and len(ticker) <= MAX_TICKER_CHARS:
                 self.tickers.add(ticker)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final, TypeVar
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -56,7 +58,7 @@ def build_hour(
     pruned. The same files give the same bytes, whatever `threads` is.
 
     Args:
-        threads: DuckDB's threads.
+        threads: how many chunks are converted at a time; each takes some 100 MB.
 
     Raises:
         TornFileError: an archive file is damaged.
@@ -125,6 +127,18 @@ class _FileSums:
             self.last_seq = max(self.last_seq, last)
 
 
+class _Worker:
+    """What converts one chunk at a time."""
+
+    def __init__(self, feed: Feed, connection: duckdb.DuckDBPyConnection) -> None:
+        self._splitter = Splitter(feed)
+        self._converter = Converter(feed, connection)
+
+    def convert(self, chunk: Chunk) -> Converted:
+        """Split and convert a chunk."""
+        return self._converter.convert(self._splitter.split(chunk))
+
+
 class _Build:
     """One pass over the lines of an hour."""
 
@@ -133,7 +147,7 @@ class _Build:
         self._stream = stream
         self._hour = hour
         self._work = work
-        self._connection = connect(threads)
+        self._threads = threads
         self._writers: dict[str, TypeWriter] = {}
         self._rejects = RejectsFile(work / f"rejects_{hour:%H}00.jsonl.gz")
         self._messages = 0
@@ -145,27 +159,39 @@ class _Build:
         self._duplicates = 0
 
     def run(self, chunks: Iterator[Chunk]) -> None:
-        """Convert all chunks: one thread reads and splits, this one converts, one writes."""
-        splitter = Splitter(self._feed)
-        converter = Converter(self._feed, self._connection)
-        with closing(self._connection), ThreadPoolExecutor(1, "parquet") as pool:
-            writing: Future[None] | None = None
+        """Convert all chunks: one thread reads, `threads` convert, this one writes, in the order of the chunks."""
+        with ExitStack() as stack:
+            workers: SimpleQueue[_Worker] = SimpleQueue()
+            for _ in range(self._threads):
+                workers.put(_Worker(self._feed, stack.enter_context(closing(connect()))))
+
+            def convert(chunk: Chunk) -> Converted:
+                worker = workers.get()
+                try:
+                    return worker.convert(chunk)
+                finally:
+                    workers.put(worker)
+
+            pool = stack.enter_context(ThreadPoolExecutor(self._threads, "convert"))
+            pending: deque[Future[Converted]] = deque()
             try:
-                for split in _ahead(splitter.split(chunk) for chunk in chunks):
-                    converted = converter.convert(split)
-                    self._account(converted)
-                    if writing is not None:
-                        writing.result()
-                    writing = pool.submit(self._write, converted.tables)
-                if writing is not None:
-                    writing.result()
+                for chunk in _ahead(chunks):
+                    if len(pending) == self._threads:
+                        self._take(pending.popleft().result())
+                    pending.append(pool.submit(convert, chunk))
+                while pending:
+                    self._take(pending.popleft().result())
             except BaseException:
-                if writing is not None:
-                    writing.exception()
+                for future in pending:
+                    future.cancel()
                 for writer in self._writers.values():
                     writer.abandon()
                 self._rejects.close()
                 raise
+
+    def _take(self, converted: Converted) -> None:
+        self._account(converted)
+        self._write(converted.tables)
 
     def add_conflicts(self, lines: SortedLines) -> None:
         """Account for what sorting has left out."""

@@ -26,8 +26,6 @@ _log = structlog.get_logger()
 Mask = npt.NDArray[np.bool_]
 Indexes = npt.NDArray[np.int32]
 _QUOTE, _MINUS, _ZERO = b'"-0'
-# DuckDB works on one batch per thread; ten of its vectors are enough to hide the cost of a batch.
-_BATCH_LINES = 20_480
 _ODD_TEXT = r"^(?:[\[{]|-?[0-9]+(?:\.[0-9]+(?:e[+-]?[0-9]+)?|e[+-]?[0-9]+)$|true$|false$|NaN$|-?Infinity$)"
 # In compact JSON: numbers that DuckDB may have altered (it reads those with a fraction as binary floats), and control
 # characters, whose escapes it writes in its own way.
@@ -58,12 +56,15 @@ class _CannotCast(Exception):
     """At least one value of the array is not certain to be converted exactly."""
 
 
-def connect(threads: int) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that can reach neither files nor network nor extensions."""
+def connect() -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB that can reach neither files nor network nor extensions.
+
+    It has one thread: chunks, not queries, are spread over the cores.
+    """
     return duckdb.connect(
         ":memory:",
         config={
-            "threads": threads,
+            "threads": 1,
             "memory_limit": "200MB",
             "enable_external_access": "false",
             "autoinstall_known_extensions": "false",
@@ -99,16 +100,7 @@ class Projector:
             i: the lines' numbers, ascending.
             routed: whether their type is certain; otherwise it is compared with the type that DuckDB reads.
         """
-        batches = [
-            pa.record_batch(
-                {
-                    "i": pa.array(i[start : start + _BATCH_LINES]),
-                    "line": lines[start : start + _BATCH_LINES],
-                }
-            )
-            for start in range(0, len(i), _BATCH_LINES)
-        ]
-        self._connection.register("chunk", pa.Table.from_batches(batches))
+        self._connection.register("chunk", pa.table({"i": pa.array(i), "line": lines}))
         try:
             raw = self._run()
             incomplete = {

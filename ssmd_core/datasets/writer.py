@@ -73,6 +73,5 @@ class TypeWriter:
 
     def _write(self, rows: int) -> pa.Table:
         table = pa.concat_tables(self._pending)
-        # One array per column, so that where chunks ended leaves no trace in the pages.
-        self._writer.write_table(table.slice(0, rows).combine_chunks(), row_group_size=rows)
+        self._writer.write_table(table.slice(0, rows), row_group_size=rows)
         return table.slice(rows)

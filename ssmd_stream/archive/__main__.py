@@ -8,7 +8,6 @@ import sys
 
 from ssmd_core import feeds, logs
 from ssmd_core.errors import ConfigError
-from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.settings import Settings
 from ssmd_stream.archive.daemon import EXIT_CONFIG, ArchiverOptions, run_archiver
 
@@ -22,23 +21,11 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = Settings.from_environment()
-        names = [parse_stream(text, settings.env) for text in arguments.streams]
+        names = [feeds.parse_stream(text, settings.env) for text in arguments.streams]
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     return asyncio.run(run_archiver(ArchiverOptions(names, health_port=arguments.health_port), settings))
-
-
-def parse_stream(text: str, env: str) -> StreamName:
-    """`FEED/STREAM` as a stream of the environment.
-
-    Raises:
-        ConfigError: not of this form, or no such feed.
-    """
-    feed_name, separator, stream = text.partition("/")
-    if not separator:
-        raise ConfigError(f"{text!r} is not FEED/STREAM, e.g. kraken/spot")
-    return StreamName(env, feeds.get(feed_name), stream)
 
 
 if __name__ == "__main__":

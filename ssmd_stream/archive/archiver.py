@@ -103,7 +103,6 @@ class StreamArchiver:
         self._nats_url = nats_url
         self._durable = durable
         self._on_sealed = on_sealed
-        self._client = PullClient()
         self._stop = asyncio.Event()
         self._replace = asyncio.Event()
         self._first_seq = 0
@@ -129,46 +128,65 @@ class StreamArchiver:
         try:
             await asyncio.to_thread(self.folder.recover)
             self.stats.last_seq = self.folder.last_seq
-            await self._connect()
-            if not stop.is_set():
-                consumer = PullConsumer(self._client, self.name.jetstream, self._durable, self.name.filter)
-                await self._place(consumer)
-                await self._loop(consumer)
-                await self._commit(consumer)
+            client = await self._connect()
+            if client is not None:
+                try:
+                    await self._consume(client)
+                finally:
+                    await abort(client)
         finally:
             self.folder.close()
-            if self._client.is_connected:
-                with contextlib.suppress(TimeoutError, OSError, NatsError):
-                    await asyncio.wait_for(self._client.flush(1), 1.5)  # the last acknowledgement
-            await abort(self._client)
 
-    async def _connect(self) -> None:
+    async def _consume(self, client: PullClient) -> None:
+        consumer = PullConsumer(client, self.name.jetstream, self._durable, self.name.filter)
+        await self._place(consumer)
+        await self._loop(consumer)
+        await self._commit(consumer)
+        with contextlib.suppress(TimeoutError, OSError, NatsError):
+            await asyncio.wait_for(client.flush(1), 1.5)  # the last acknowledgement
+
+    async def _connect(self) -> PullClient | None:
+        """Connect, however long it takes; None if the archiver is to stop."""
+        last_error = ""
+
         async def reconnected() -> None:
+            nonlocal last_error
+            last_error = ""
             self._replace.set()
 
+        async def disconnected() -> None:
+            self.stats.problem = f"connection to NATS at {redact(self._nats_url)} lost"
+
         async def failed(error: Exception) -> None:
-            log.warning("nats", stream=self.name.jetstream, error=str(error) or type(error).__name__)
+            nonlocal last_error
+            text = str(error) or type(error).__name__
+            if text != last_error:  # a server that is away fails twice a second
+                last_error = text
+                log.warning("nats", stream=self.name.jetstream, error=text)
 
         while not self._stop.is_set():
+            client = PullClient()
             try:
                 # With endless reconnection the first connect does not end by itself either.
                 async with asyncio.timeout(CONNECT_S):
-                    await self._client.connect(
+                    await client.connect(
                         self._nats_url.split(","),
+                        name=f"archiver {self.name.folder}",
                         max_reconnect_attempts=-1,
                         reconnect_time_wait=0.5,  # type: ignore[arg-type]  # declared int, given to asyncio.sleep
                         reconnected_cb=reconnected,
+                        disconnected_cb=disconnected,
                         error_cb=failed,
                         pending_size=64 * 1024 * 1024,
                     )
-                return
+                return client
             except (TimeoutError, OSError, NatsError) as error:
-                reason = str(error) or type(error).__name__
+                await abort(client)
+                reason = last_error or str(error) or type(error).__name__
                 self.stats.problem = f"NATS at {redact(self._nats_url)} cannot be reached: {reason}"
                 log.warning("waiting for NATS", stream=self.name.jetstream, problem=self.stats.problem)
-                await abort(self._client)
-                self._client = PullClient()
                 await _sleep_or_stop(self._stop, RETRY_S)
+        return None
 
     async def _place(self, consumer: PullConsumer) -> None:
         """Put the consumer behind the archive's last sequence, as often as it takes."""
@@ -183,7 +201,7 @@ class StreamArchiver:
             except (StreamMismatchError, ArchiveError):
                 raise
             except SsmdError as error:
-                if self._client.is_closed:
+                if consumer.closed:
                     raise
                 self.stats.problem = str(error)
                 await _sleep_or_stop(self._stop, RETRY_S)

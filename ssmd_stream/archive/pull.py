@@ -118,6 +118,11 @@ class PullConsumer:
         self._subscription: Any = None
         self.last_error = ""
 
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed for good."""
+        return self._client.is_closed
+
     async def state(self) -> StreamState:
         """The stream's state.
 

@@ -28,7 +28,7 @@ class Comparison:
         lost: messages sent on a connection that is missing them though later ones of it are archived, or though the
             connector closed it in good order.
         duplicated: messages archived more often than they were sent.
-        altered: archived messages that were never sent.
+        altered: archived messages that were never sent, or not in this order.
         gap_messages: messages at the end of connections that died with their connector: they were on the socket, or
             read but not yet acknowledged. The archive shows the epoch without its closing event.
         gaps: the epochs concerned.
@@ -110,7 +110,11 @@ def _compare_connection(name: str, sent: list[bytes], archived: list[bytes], clo
             result.duplicated += count
         else:
             result.altered += count
-    result.lost += sum((Counter(sent) - Counter(archived)).values())
+    absent = Counter(sent) - Counter(archived)
+    result.lost += absent.total()
+    if not surplus and not absent:
+        # Every message is there, but not in the order it was sent in.
+        result.altered += sum(before != after for before, after in zip(sent, archived, strict=True))
 
 
 def _collect_epochs(lines: Iterable[Line]) -> dict[str, _Epoch]:

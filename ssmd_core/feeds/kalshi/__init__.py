@@ -25,9 +25,7 @@ KALSHI = Feed(
     # 200 connections a user and 10,000 commands/s are the venue's limits; 256 markets a command is measured caution.
     limits=Limits(instruments_per_connection=10_000, instruments_per_command=256, commands_per_s=20),
     # The server pings every 10 s; quiet markets may be silent for minutes, so data is watched more patiently.
-    liveness=Liveness(
-        ping_interval_s=10, ping_text=None, pong_timeout_s=30, data_timeout_s=300, group_timeout_s=900
-    ),
+    liveness=Liveness(ping_interval_s=10, ping_text=None, pong_timeout_s=30, data_timeout_s=300, group_timeout_s=900),
     integrity_rule="kalshi_seq",
     quality_weight=0.35,
 )

@@ -19,9 +19,7 @@ KRAKEN = Feed(
     default_instruments=("BTC/USD", "ETH/USD", "SOL/USD", "XRP/USD", "DOGE/USD"),
     message_types=MESSAGE_TYPES,
     route=route,
-    limits=Limits(
-        instruments_per_connection=250, instruments_per_command=100, commands_per_s=5, connect_spacing_s=1.0
-    ),
+    limits=Limits(instruments_per_connection=250, instruments_per_command=100, commands_per_s=5, connect_spacing_s=1.0),
     # Heartbeats come every second once a subscription lives; 5 s without any message is the venue's own limit, and
     # 15 s between pings because 30 s still caused dozens of restarts.
     liveness=Liveness(

@@ -23,9 +23,7 @@ KRAKEN_FUTURES = Feed(
     message_types=MESSAGE_TYPES,
     route=route,
     limits=Limits(instruments_per_connection=500, instruments_per_command=100, commands_per_s=50),
-    liveness=Liveness(
-        ping_interval_s=15, ping_text=None, pong_timeout_s=45, data_timeout_s=60, group_timeout_s=300
-    ),
+    liveness=Liveness(ping_interval_s=15, ping_text=None, pong_timeout_s=45, data_timeout_s=60, group_timeout_s=300),
     integrity_rule="kraken_futures_seq",
     quality_weight=0.2,
 )
