@@ -21,7 +21,7 @@ from little_archive import LittleArchive, at
 
 from ssmd_core.archive.members import member
 from ssmd_core.archive.tally import classify
-from ssmd_core.datasets import order
+from ssmd_core.datasets import order, project, writer
 from ssmd_core.datasets.build import HourReport, build_hour
 from ssmd_core.datasets.catalog import load_catalog
 from ssmd_core.datasets.manifest import load_parquet_manifest
@@ -466,3 +466,17 @@ def test_decimal_text_survives_exactly_or_is_rejected(
         assert (seq in kept) == fits, text
         if fits:
             assert kept[seq] == exact
+
+
+def test_large_rows_close_their_group_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "CHUNK_BYTES", 300_000)
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 50_000)
+    monkeypatch.setattr(project, "_LEVELS_SLICE_BYTES", 100_000)
+    levels = b",".join(b'{"price":"0.%d","size":"%d"}' % (n, n) for n in range(10, 99))
+    book = b'{"event_type":"book","asset_id":"1","market":"m","bids":[%s],"asks":[]}' % levels
+    hour = Hour(tmp_path, "polymarket")
+    report = hour.of(*([book] * 300))
+    file = pq.ParquetFile(hour.datasets / report.outputs[0].path)
+    assert file.metadata.num_row_groups > 1
+    assert file.read(["_nats_seq"])["_nats_seq"].to_pylist() == list(range(1, 301))
+    assert len(hour.rows("book")[-1]["bids"]) == 89

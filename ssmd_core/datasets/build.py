@@ -58,7 +58,7 @@ def build_hour(
     pruned. The same files give the same bytes, whatever `threads` is.
 
     Args:
-        threads: how many chunks are converted at a time; each takes some 100 MB.
+        threads: how many chunks are converted at a time; each takes some 50 MB.
 
     Raises:
         TornFileError: an archive file is damaged.

@@ -22,8 +22,8 @@ from ssmd_core.feeds.base import Feed
 from ssmd_core.messages.lines import Line, parse_line
 
 _WRAPPED = (b'{"_raw":', b'{"_raw_base64":')
-# Below this many lines plain Python is faster than a query.
-_MIN_QUERY_LINES = 64
+# A query costs 7 ms before it does anything, a line in plain Python 40 µs.
+_MIN_QUERY_LINES = 200
 
 
 @dataclass(frozen=True, slots=True)

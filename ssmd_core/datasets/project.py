@@ -7,6 +7,7 @@ refuse, and what `sql.py` marks as odd, is left to `reference.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import duckdb
@@ -35,6 +36,8 @@ _NUMBER_OR_WORD, _BRACKET = 1, 2
 _KIND_OF_FIRST_BYTE = np.zeros(256, np.uint8)
 _KIND_OF_FIRST_BYTE[list(b"-0123456789tfNI")] = _NUMBER_OR_WORD
 _KIND_OF_FIRST_BYTE[list(b"[{")] = _BRACKET
+# Whole books take up to ten times their text while they are converted.
+_LEVELS_SLICE_BYTES = 2 * 1024 * 1024
 _YEAR_10000_US = 253_402_300_800_000_000
 
 
@@ -88,7 +91,7 @@ class Projector:
         self._schema = schema
         self._connection = connection
         self._arrow = arrow_schema(schema)
-        # Members of older generations are read only if the newest is not always there: a sixth of the time on deltas.
+        # Members of older generations are read only if the newest is not always there: an eighth of the time on deltas.
         self._first_only = {column.name for column in schema.columns if len(column.sources) > 1}
         self._query = build_query(feed, schema, self._first_only)
 
@@ -100,6 +103,20 @@ class Projector:
             i: the lines' numbers, ascending.
             routed: whether their type is certain; otherwise it is compared with the type that DuckDB reads.
         """
+        slices = 1
+        if any(is_levels(column) for column in self._schema.columns):
+            slices = -(-lines.nbytes // _LEVELS_SLICE_BYTES)
+        if slices <= 1:
+            return self._project(lines, i, routed)
+        cuts = np.linspace(0, len(i), slices + 1).astype(int).tolist()
+        parts = [self._project(lines[first:end], i[first:end], routed) for first, end in pairwise(cuts) if end > first]
+        return Projected(
+            pa.concat_tables([part.rows for part in parts]),
+            np.concatenate([part.i for part in parts]),
+            np.concatenate([part.left for part in parts]),
+        )
+
+    def _project(self, lines: pa.Array, i: Indexes, routed: bool) -> Projected:
         self._connection.register("chunk", pa.table({"i": pa.array(i), "line": lines}))
         try:
             raw = self._run()

@@ -1,7 +1,7 @@
 """One message to rows, in plain Python: what a schema means, and why a message breaks it.
 
-The fast path (`project.py`) hands over every message that it cannot convert with certainty, so this is slow (some
-20 MB/s) but complete, and its numbers are the text that the venue wrote, never a binary float.
+The fast path (`project.py`) hands over every message that it cannot convert with certainty, so this is slow
+(8 MB/s) but complete, and its numbers are the text that the venue wrote, never a binary float.
 """
 
 from __future__ import annotations

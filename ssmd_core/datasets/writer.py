@@ -14,9 +14,8 @@ from ssmd_core.datasets.arrow import arrow_schema, writer_options
 from ssmd_core.feeds.base import Schema
 
 ROW_GROUP_ROWS = 100_000
-# Rows of whole books have some 7 KB, so 100,000 of them would not fit in the memory of an hour: a group of such rows
-# is closed earlier. No other type comes near this.
-ROW_GROUP_BYTES = 64 * 1024 * 1024
+# 100,000 whole books of Polymarket are 450 MB: a group of such rows is closed earlier. Other types do not come near.
+ROW_GROUP_BYTES = 48 * 1024 * 1024
 
 
 class TypeWriter:
