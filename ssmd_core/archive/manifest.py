@@ -9,20 +9,14 @@ with that member empty: a changed byte anywhere is noticed whenever it is loaded
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 from pathlib import Path
 
 import msgspec
 
 from ssmd_core.archive.paths import MANIFEST
-from ssmd_core.errors import ArchiveError
+from ssmd_core.sealed_json import load_sealed, save_sealed
 
 VERSION = "1.1.0"
-_UNSIGNED_END = b'"sha256": ""\n}\n'
-_SIGNED_END = re.compile(rb'"sha256": "([0-9a-f]{64})"\n\}\n\Z')
-_SIGNED_END_BYTES = len(_UNSIGNED_END) + 64
 
 
 class FileEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,48 +122,11 @@ def load_manifest(folder: Path) -> Manifest | None:
     """The folder's manifest, None if there is none.
 
     Raises:
-        ArchiveError: it cannot be read as one, or a byte of it was changed.
+        ArchiveError: it cannot be read as one, or its content is not what was written.
     """
-    path = folder / MANIFEST
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    end = _SIGNED_END.search(content, max(0, len(content) - _SIGNED_END_BYTES))
-    if end is None:
-        raise ArchiveError(f"{path}: does not end in its own sha256")
-    digest = hashlib.sha256(content[: end.start()] + _UNSIGNED_END).hexdigest()
-    if digest.encode() != end[1]:
-        raise ArchiveError(f"{path}: sha256 of its content is {digest}, but it says {end[1].decode()}")
-    try:
-        return msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArchiveError(f"{path}: {error}") from error
+    return load_sealed(folder / MANIFEST, Manifest)
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the folder's manifest durably."""
-    unsigned = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=""))
-    content = msgspec.json.format(unsigned, indent=1) + b"\n"
-    digest = hashlib.sha256(content).hexdigest()
-    write_durably(folder / MANIFEST, content.removesuffix(_UNSIGNED_END) + f'"sha256": "{digest}"\n}}\n'.encode())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write, fsync, rename, fsync the folder: after a crash the old or the new content is there, never a mix."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the folder's entries (a rename, a new file) durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    save_sealed(folder / MANIFEST, manifest)

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from ssmd_core.archive.manifest import write_durably
 from ssmd_core.datasets.manifest import PARQUET_MANIFEST, FileEntry
 from ssmd_core.errors import DatasetError
+from ssmd_core.sealed_json import load_sealed, save_sealed
 
 CATALOG = "catalog.json"
 VERSION = "1.0.0"
@@ -54,6 +54,7 @@ class Catalog(msgspec.Struct):
     feeds: list[StreamEntry]
     generated_at: str = ""
     version: str = VERSION
+    sha256: str = ""
 
 
 def list_catalog(dataset_root: Path) -> Catalog:
@@ -84,23 +85,16 @@ def list_catalog(dataset_root: Path) -> Catalog:
 
 def write_catalog(dataset_root: Path) -> None:
     """Write `catalog.json`; hold the root's lock."""
-    catalog = list_catalog(dataset_root)
-    write_durably(dataset_root / CATALOG, msgspec.json.format(msgspec.json.encode(catalog), indent=1) + b"\n")
+    save_sealed(dataset_root / CATALOG, list_catalog(dataset_root))
 
 
 def load_catalog(dataset_root: Path) -> Catalog | None:
     """The root's catalog, None if there is none.
 
     Raises:
-        DatasetError: it cannot be read as one.
+        ArchiveError: it cannot be read as one, or its content is not what was written.
     """
-    path = dataset_root / CATALOG
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Catalog)
-    except FileNotFoundError:
-        return None
-    except msgspec.DecodeError as error:
-        raise DatasetError(f"{path}: {error}") from error
+    return load_sealed(dataset_root / CATALOG, Catalog)
 
 
 def _days(stream: Path) -> Iterator[tuple[str, _Day]]:

@@ -11,11 +11,10 @@ from typing import Any
 
 import msgspec
 
-from ssmd_core.archive.manifest import write_durably
 from ssmd_core.datasets.arrow import arrow_schema
 from ssmd_core.datasets.report import HourReport
-from ssmd_core.errors import DatasetError
 from ssmd_core.feeds.base import Feed
+from ssmd_core.sealed_json import load_sealed, save_sealed
 
 PARQUET_MANIFEST = "parquet-manifest.json"
 VERSION = "3.0.0"
@@ -72,6 +71,7 @@ class ParquetManifest(msgspec.Struct):
         totals: of the day; without sources and rejects_file.
         files: by path, sorted.
         schemas: by message type: name, version and columns.
+        sha256: of the file with this member empty.
     """
 
     feed: str
@@ -83,6 +83,7 @@ class ParquetManifest(msgspec.Struct):
     totals: Stats = msgspec.field(default_factory=Stats)
     files: list[FileEntry] = []
     schemas: dict[str, dict[str, Any]] = {}
+    sha256: str = ""
 
 
 @contextmanager
@@ -97,15 +98,9 @@ def load_parquet_manifest(folder: Path) -> ParquetManifest | None:
     """The folder's manifest, None if there is none.
 
     Raises:
-        DatasetError: it cannot be read as one.
+        ArchiveError: it cannot be read as one, or its content is not what was written.
     """
-    path = folder / PARQUET_MANIFEST
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ParquetManifest)
-    except FileNotFoundError:
-        return None
-    except msgspec.DecodeError as error:
-        raise DatasetError(f"{path}: {error}") from error
+    return load_sealed(folder / PARQUET_MANIFEST, ParquetManifest)
 
 
 def update_manifest(folder: Path, feed: Feed, report: HourReport, date: str, hour: str) -> None:
@@ -146,7 +141,7 @@ def update_manifest(folder: Path, feed: Feed, report: HourReport, date: str, hou
         manifest.schemas[entry.message_type] = _schema_entry(feed, entry.message_type)
     present = {entry.message_type for entry in manifest.files}
     manifest.schemas = {name: schema for name, schema in sorted(manifest.schemas.items()) if name in present}
-    write_durably(folder / PARQUET_MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+    save_sealed(folder / PARQUET_MANIFEST, manifest)
 
 
 def _schema_entry(feed: Feed, message_type: str) -> dict[str, Any]:

@@ -15,14 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import structlog
 
 from ssmd_core.datasets.arrow import arrow_schema, arrow_type, is_levels, value_type
 from ssmd_core.datasets.sql import ITEMS, RawColumn, build_query
 from ssmd_core.errors import DatasetError
 from ssmd_core.feeds.base import META_COLUMNS, Column, Convert, Feed, Schema
-
-_log = structlog.get_logger()
 
 Mask = npt.NDArray[np.bool_]
 Indexes = npt.NDArray[np.int32]
@@ -132,7 +129,11 @@ class Projector:
             return self._typed(raw, i, lines, routed)
         except (duckdb.Error, pa.ArrowException) as error:
             # Slow is better than not at all; the tests run the strangest messages through here without coming by.
-            _log.warning("datasets.fast_path_failed", message_type=self._message_type, lines=len(i), error=str(error))
+            import structlog
+
+            structlog.get_logger().warning(
+                "datasets.fast_path_failed", message_type=self._message_type, lines=len(i), error=str(error)
+            )
             return Projected(self._arrow.empty_table(), i[:0], i)
         finally:
             self._connection.unregister("chunk")

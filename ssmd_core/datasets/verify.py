@@ -6,10 +6,13 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from ssmd_core import feeds
 from ssmd_core.archive.paths import parse_hour
 from ssmd_core.datasets.build import build_hour
-from ssmd_core.datasets.manifest import PARQUET_MANIFEST, load_parquet_manifest
+from ssmd_core.datasets.catalog import CATALOG, Catalog, list_catalog, load_catalog
+from ssmd_core.datasets.manifest import PARQUET_MANIFEST, ParquetManifest, load_parquet_manifest
 from ssmd_core.datasets.order import file_sha256
 from ssmd_core.datasets.report import HourReport
 from ssmd_core.errors import SsmdError
@@ -43,6 +46,13 @@ def verify_datasets(dataset_root: Path, archive_root: Path, below: Path | None =
             _verify_day(folder, dataset_root, archive_root, check)
         except SsmdError as error:
             check.problems.append(f"{folder}: {error}")
+    if below is None:
+        try:
+            catalog = load_catalog(dataset_root)
+            if catalog is None or _derived(catalog) != _derived(list_catalog(dataset_root)):
+                check.problems.append(f"{dataset_root / CATALOG}: does not list what is there")
+        except SsmdError as error:
+            check.problems.append(str(error))
     return check
 
 
@@ -64,16 +74,17 @@ def _verify_day(folder: Path, dataset_root: Path, archive_root: Path, check: Dat
             if not report.balanced:
                 check.problems.append(f"{folder}: hour {hour}: {report.messages} messages are not all accounted for")
             expected |= _compare_files(report, dataset_root, Path(temporary), check)
-    stated = {Path(entry.path).name: entry for entry in manifest.files}
-    for name, entry in stated.items():
-        path = folder / name
-        if not path.is_file():
-            check.problems.append(f"{path}: in the manifest but not there")
-        elif path.stat().st_size != entry.bytes:
-            check.problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {entry.bytes}")
+        rebuilt = load_parquet_manifest(Path(temporary) / folder.relative_to(dataset_root))
+        if rebuilt is None or _derived(rebuilt) != _derived(manifest):
+            check.problems.append(f"{folder / PARQUET_MANIFEST}: says something else than its sources give")
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.name not in expected:
             check.problems.append(f"{path}: no source of the archive gives this file")
+
+
+def _derived(document: ParquetManifest | Catalog) -> ParquetManifest | Catalog:
+    """What of a document can be derived again."""
+    return msgspec.structs.replace(document, generated_at="", sha256="")
 
 
 def _compare_files(report: HourReport, dataset_root: Path, rebuilt_root: Path, check: DatasetCheck) -> set[str]:

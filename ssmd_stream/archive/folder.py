@@ -17,7 +17,7 @@ from typing import IO
 
 import structlog
 
-from ssmd_core.archive.manifest import Gap, Manifest, fsync_folder, load_manifest, save_manifest, write_durably
+from ssmd_core.archive.manifest import Gap, Manifest, load_manifest, save_manifest
 from ssmd_core.archive.members import iter_lines, member, salvage_lines
 from ssmd_core.archive.ordinals import OrdinalSet
 from ssmd_core.archive.paths import DAY_FOLDER, PART_SUFFIX, SLOT_FILE, Slot, slot_of_file
@@ -25,6 +25,7 @@ from ssmd_core.archive.tally import Tally
 from ssmd_core.clock import rfc3339_us
 from ssmd_core.errors import ArchiveError
 from ssmd_core.feeds.base import Feed
+from ssmd_core.sealed_json import fsync_folder, write_durably
 
 log = structlog.get_logger()
 
