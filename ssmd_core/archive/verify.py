@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ssmd_core.archive.manifest import FileEntry, Gap, Manifest, load_manifest
-from ssmd_core.archive.members import iter_lines
+from ssmd_core.archive.members import iter_lines, salvage_lines
 from ssmd_core.archive.ordinals import OrdinalSet
 from ssmd_core.archive.paths import MANIFEST, PART_SUFFIX, SLOT_FILE, Slot, slot_of_file
 from ssmd_core.archive.tally import Tally
@@ -125,6 +126,11 @@ def _verify_day(
     check.problems.extend(f"{folder / name}: sealed but not in the manifest" for name in sorted(on_disk - named))
     for part in sorted(folder.glob(f"*{PART_SUFFIX}")):
         check.notes.append(f"{part}: still being written")
+        salvage = salvage_lines(part)
+        deque(salvage, maxlen=0)
+        # A member cut at the end is what a living or a killed archiver leaves; its messages were never acknowledged.
+        if salvage.damage and not salvage.cut:
+            check.problems.append(salvage.damage)
     for damaged in sorted(folder.glob(f"*{PART_SUFFIX}.damaged*")):
         check.notes.append(f"{damaged}: what a part file held before its damaged end was cut off")
     # What is not derived from the files (identity, gaps) is checked elsewhere or protected by the manifest's sha256.

@@ -101,5 +101,5 @@ def _days(stream: Path) -> Iterator[tuple[str, _Day]]:
     for path in sorted(stream.glob(f"*/{PARQUET_MANIFEST}")):
         try:
             yield path.parent.name, msgspec.json.decode(path.read_bytes(), type=_Day)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: {error}") from error
