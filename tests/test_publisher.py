@@ -275,6 +275,40 @@ async def test_unanswered_batches_are_resolved_by_reading_the_stream(
 
 
 @asynchronous
+async def test_a_batch_that_waits_is_staged_and_counts_only_when_committed(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    name = name_of("staged")
+    line = Line(nats_server.port)
+    url = await line.open()
+    seen: list[int] = []
+
+    async def see(message: Any) -> None:
+        seen.append(read_stamp(message.headers).ordinal)
+
+    subscriber = await connect(nats_server.url, name="subscriber")
+    async with publishing(url, name, tmp_path / "spool", ack_timeout_s=1.0) as publisher:
+        await subscriber.subscribe(name.filter, cb=see)
+        await subscriber.flush()
+        source = Source(publisher, name)
+        line.swallow_answers = True
+        source.send(20)
+        await until(lambda: len(seen) == 20)
+        source.send(30)
+        await until(lambda: len(seen) == 49)  # the last one is kept for the commit
+        assert await stored(nats_server.url, name) == {EPOCH: list(range(20))}
+        await until(lambda: publisher.stats.losses == 1)
+        line.swallow_answers = False
+        assert await publisher.drain(10)
+        assert (publisher.stats.landed_before, publisher.stats.acknowledged) == (20, 30)
+        assert publisher.stats.resent == 0
+    assert await stored(nats_server.url, name) == {EPOCH: list(range(50))}
+    assert seen == [*range(49), *range(20, 50)]
+    await subscriber.close()
+    await line.close()
+
+
+@asynchronous
 async def test_requests_that_arrive_late_are_not_stored_again(nats_server: NatsServer, tmp_path: Path) -> None:
     name = name_of("late")
     line = Line(nats_server.port)
