@@ -11,8 +11,9 @@ from typing import Any
 
 import structlog
 
-_SECRET_NAMES = re.compile(r"(?i)(password|secret|api_?key|private_?key|authorization|signature|access_?key|pem)\Z")
-_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]+):([^/\s@]+)@")
+_SECRET_NAMES = re.compile(r"(?i)(password|secret|token|(api|private|access)[-_]?key|authorization|signature|pem)\Z")
+# user:password@, :password@ and token@ alike, up to the last @ before the path.
+_URL_PASSWORD = re.compile(r"(?<=://)[^/\s]+@")
 _PEM = re.compile(r"-----BEGIN [A-Z ]+-----.*?(-----END [A-Z ]+-----|\Z)", re.DOTALL)
 _HIDDEN = "[hidden]"
 
@@ -25,12 +26,14 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> dict[
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         if "://" in value:
-            value = _URL_PASSWORD.sub(rf"\1:{_HIDDEN}@", value)
+            value = _URL_PASSWORD.sub(f"{_HIDDEN}@", value)
         return _PEM.sub(_HIDDEN, value) if "-----BEGIN" in value else value
     if isinstance(value, dict):
         return {key: _HIDDEN if _SECRET_NAMES.search(str(key)) else _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
+    if isinstance(value, (bytes, BaseException)):
+        return _clean(str(value))
     return value
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssmd_core import config
 from ssmd_core.errors import ConfigError
-from ssmd_core.feeds import FEEDS
+from ssmd_core.feeds import FEEDS, get
 from ssmd_core.feeds.base import Feed
 from ssmd_core.settings import Settings
 from ssmd_stream.servers.children import ChildSpec
@@ -42,8 +43,8 @@ def children(settings: Settings, *, capture: bool, environment: Mapping[str, str
         ConfigError: dagster.yaml or workspace.yaml is not where the checkout has it.
     """
     home = dagster_home(settings.data)
-    notices = []
-    streams = [(feed, stream) for feed in FEEDS.values() for stream in feed.streams] if capture else []
+    notices: list[str] = []
+    streams = _streams(settings.config_root, notices) if capture else []
     if any(feed.auth == "kalshi_rsa_pss" for feed, _ in streams) and not all(map(environment.get, _KALSHI_SECRETS)):
         streams = [(feed, stream) for feed, stream in streams if feed.auth == "none"]
         notices.append(f"kalshi is left out: its WebSocket needs {' and '.join(_KALSHI_SECRETS)} (key id; PEM or path)")
@@ -55,6 +56,27 @@ def children(settings: Settings, *, capture: bool, environment: Mapping[str, str
         return [*specs, *_dagster(home)]
 
     return Plan(make, notices)
+
+
+def _streams(config_root: Path, notices: list[str]) -> list[tuple[Feed, str]]:
+    """The registry's streams and those that an env.yaml describes, without feeds that feed.yaml has switched off.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    streams = [(feed, stream) for feed in FEEDS.values() for stream in feed.streams]
+    for path in config.list_files(config_root, "environments"):
+        env = config.load_env(path)
+        feed = get(env.feed)
+        streams.append((feed, env.stream or path.stem.removeprefix(f"{feed.name}-")))
+    disabled = set()
+    for feed in FEEDS.values():
+        file = config.find_feed(config_root, feed)
+        if file is not None and file.status == "disabled":
+            disabled.add(feed.name)
+            notices.append(f"{feed.name} is left out: {config.feed_path(config_root, feed)} says that it is disabled")
+    named = {(feed.name, stream): (feed, stream) for feed, stream in streams if feed.name not in disabled}
+    return list(named.values())
 
 
 def _connector(feed: Feed, stream: str) -> ChildSpec:

@@ -376,7 +376,7 @@ def deliveries() -> list[Delivery]:
         headers = stamp_headers(Stamp("c0-a", ordinal if seq % 13 else ordinal - 2, recv_ns))
         block = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
         number = ordinal if seq % 13 else ordinal - 2
-        made.append(Delivery(b"s", block.encode(), TRADE % number, seq, 0, b""))
+        made.append(Delivery(b"s", block.encode(), TRADE % number, seq, 0, 0, b""))
         ordinal += seq % 13 != 0
     return made
 

@@ -17,10 +17,15 @@ def test_redacts_at_any_depth() -> None:
         "headers": {"KALSHI-ACCESS-SIGNATURE": "c2ln", "User-Agent": "ssmd"},
         "lines": ["nats://a:b@host", {"password": "hunter2"}],
         "api_key": "k-1",
+        "redis": "redis://:s3cr3t@127.0.0.1/0",
+        "nats": "nats://t0k3n@127.0.0.1:4222",
+        "odd": "postgresql://u:p@ss@127.0.0.1/x",
+        "error": ConnectionError("nats://a:n0pe@host refused"),
+        "KALSHI-ACCESS-KEY": "abc-123",
         "frames": 3,
     }
     text = repr(redact(None, "info", event))
-    for secret in ("MIIEow", "hunter2", "c2ln", "k-1", "a:b@"):
+    for secret in ("MIIEow", "hunter2", "c2ln", "k-1", "a:b@", "s3cr3t", "t0k3n", "p@ss", "ss@", "n0pe", "abc-123"):
         assert secret not in text
     assert "'frames': 3" in text
     assert "User-Agent" in text

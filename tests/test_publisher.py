@@ -543,6 +543,58 @@ async def test_starts_without_nats_and_stops_without_it(tmp_path: Path, nats_ser
     assert await stored(nats_server.url, name) == {EPOCH: list(range(2000))}
 
 
+@pytest.mark.parametrize("broken", ["_pump", "_skip_landed", "_send", "_step_back", "_spool_group"])
+@asynchronous
+async def test_a_task_that_dies_is_heard_of_and_loses_nothing(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    name = name_of("died")
+    whole = getattr(Publisher, broken)
+    failures: list[str | None] = []
+
+    def fail(*_: Any) -> None:
+        monkeypatch.setattr(Publisher, broken, whole)
+        raise AttributeError("no such attribute")
+
+    async def send_and_fail(*args: Any) -> None:
+        await whole(*args)
+        fail()
+
+    def note_failure() -> None:
+        failures.append(publisher.problem)
+
+    async with publishing(nats_server.url, name, tmp_path / "spool", on_failure=note_failure) as publisher:
+        source = Source(publisher, name)
+        source.send(100)
+        if broken != "_pump":
+            assert await publisher.drain(10)
+        monkeypatch.setattr(Publisher, broken, send_and_fail if broken == "_send" else fail)
+        source.send(1500)
+        if broken in ("_step_back", "_spool_group"):
+            while not publisher._in_flight:  # sent, and perhaps stored
+                await asyncio.sleep(0)
+            nats_server.kill()
+        source.send(250)
+        await until(lambda: failures)
+        source.send(250)
+        task = "spooler" if broken == "_spool_group" else "connection"
+        assert failures == [f"publisher task {task} failed: AttributeError: no such attribute"]
+        start = time.monotonic()
+        assert not await publisher.drain(0.5 if broken == "_spool_group" else 10)
+        assert time.monotonic() - start < 5  # the dead are not waited for
+        assert publisher.backlog_bytes == 0
+        stats = publisher.stats
+        assert stats.acknowledged + stats.landed_before + stats.spooled_messages == source.count
+        assert stats.spooled_messages >= 250
+        assert publisher.problem == failures[0]
+    if broken in ("_step_back", "_spool_group"):
+        await nats_server.start()
+    async with publishing(nats_server.url, name, tmp_path / "spool") as publisher:
+        assert await publisher.drain(10)
+        assert publisher.problem is None
+    assert await stored(nats_server.url, name) == {EPOCH: list(range(2100))}
+
+
 @asynchronous
 async def test_stream_is_made_checked_and_mended(nats_url: str) -> None:
     client = await connect(nats_url, name="admin")

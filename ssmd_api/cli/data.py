@@ -23,7 +23,7 @@ def build(
     from ssmd_core import feeds
     from ssmd_core.archive.paths import parse_hour
     from ssmd_core.datasets.build import build_hour
-    from ssmd_core.errors import ConfigError
+    from ssmd_core.errors import ConfigError, SsmdError
 
     with clear_errors():
         found = settings()
@@ -32,6 +32,8 @@ def build(
         except ValueError as error:
             raise ConfigError(str(error)) from error
         report = build_hour(found.archive_root, found.dataset_root, feeds.get(feed), stream, wanted)
+        if not report.sources:
+            raise SsmdError(f"no sealed file of {feed}/{stream} for {report.hour} in {found.archive_root}")
         if as_json:
             print_json(report.as_dict())
         else:
@@ -66,22 +68,29 @@ def schemas(out: Annotated[Path, typer.Option(help="Folder for one page per feed
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="Data folder, or any folder of an archive below it.")],
+    path: Annotated[Path, typer.Argument(help="Data folder (or one that holds some), or a folder of an archive.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Derive everything again from the files alone; exit 0 only if all of it holds, else name what does not."""
-    from ssmd_core.archive.verify import verify_archive
+    from ssmd_core.archive.verify import ArchiveCheck, verify_archive
     from ssmd_core.datasets.verify import DatasetCheck, verify_datasets
     from ssmd_core.errors import ConfigError
 
     with clear_errors():
         if not path.is_dir():
             raise ConfigError(f"{path} is not a folder")
-        whole = (path / "archive").is_dir()
-        archive = verify_archive(path / "archive" if whole else path)
-        datasets = DatasetCheck()
-        if whole and (path / "datasets").is_dir():
-            datasets = verify_datasets(path / "datasets", path / "archive")
+        # A folder with archive/ in it is a data folder; the demo's lies inside the usual one.
+        roots = sorted({folder.parent for folder in path.rglob("archive") if folder.is_dir()})
+        if not roots and any(path.rglob("parquet-manifest.json")):
+            raise ConfigError(f"{path} holds datasets without their archive: name the data folder that holds both")
+        archive, datasets = ArchiveCheck(), DatasetCheck()
+        for folder in [root / "archive" for root in roots] or [path]:
+            archive.add(verify_archive(folder))
+            dataset_root = folder.parent / "datasets"
+            if not roots or not dataset_root.is_dir():
+                archive.notes.append(f"{folder}: no datasets checked")
+            else:
+                datasets.add(verify_datasets(dataset_root, folder))
         problems = [*archive.problems, *datasets.problems]
         if not archive.files and not problems:
             raise ConfigError(f"{path} holds no sealed archive file")

@@ -72,12 +72,16 @@ def demo(
 
     from ssmd_core.errors import ConfigError
     from ssmd_stream.rehearsal.demo import MARKER, run_demo
+    from ssmd_stream.servers.state import read_state
 
     with clear_errors():
         folder = data.absolute()
         if folder.exists():
             if any(folder.iterdir()) and not (folder / MARKER).exists():
                 raise ConfigError(f"{folder} is not empty and not a demo's: choose another folder")
+            state = read_state(folder)
+            if state is not None and state.running:
+                raise ConfigError(f"{folder} is in use by ssmd up, process {state.pid}: stop it first")
             shutil.rmtree(folder)
         result = asyncio.run(run_demo(folder, seconds, lambda text: typer.echo(f"· {text}", err=True)))
         if as_json:

@@ -44,6 +44,14 @@ class ArchiveCheck:
     notes: list[str] = field(default_factory=list)
     lost: int = 0
 
+    def add(self, other: ArchiveCheck) -> None:
+        """Take in what was seen elsewhere."""
+        self.files += other.files
+        self.records += other.records
+        self.problems += other.problems
+        self.notes += other.notes
+        self.lost += other.lost
+
 
 def day_folders(path: Path) -> Iterator[Path]:
     """Folders of archived days at or below a path, in order of name."""
@@ -96,7 +104,7 @@ def _verify_stream(folders: list[Path], check: ArchiveCheck) -> None:
         check.notes.append(f"{parent}: sequences and epochs are not checked, because files cannot be read")
         return
     _verify_continuity(parent, stream, check)
-    _verify_epochs(parent, stream, check, lossy=lost > 0)
+    _verify_epochs(parent, stream, check, lost=lost)
 
 
 def _settled(folder: Path) -> tuple[set[str], Manifest]:
@@ -222,8 +230,13 @@ def _verify_continuity(parent: Path, stream: _Stream, check: ArchiveCheck) -> No
         )
 
 
-def _verify_epochs(parent: Path, stream: _Stream, check: ArchiveCheck, *, lossy: bool) -> None:
-    """A connection's ordinals have no hole: one would be a message lost between the socket and the stream."""
+def _verify_epochs(parent: Path, stream: _Stream, check: ArchiveCheck, *, lost: int) -> None:
+    """A connection's ordinals have no hole: one would be a message lost between the socket and the stream.
+
+    Sequences that the manifests declare lost held ordinals too: holes are excused up to that number, no further.
+    """
+    missing: list[str] = []
+    count = 0
     for name, seen in sorted(stream.epochs.items()):
         if name == "unstamped":
             continue
@@ -231,9 +244,12 @@ def _verify_epochs(parent: Path, stream: _Stream, check: ArchiveCheck, *, lossy:
         holes = [(last + 1, first - 1) for (_, last), (first, _) in pairwise(ranges)]
         if ranges[0][0] != 0:
             holes.insert(0, (0, ranges[0][0] - 1))
-        if holes and not lossy:
-            check.problems.append(f"{parent}: epoch {name} lacks ordinals {holes}")
-        elif holes:
-            check.notes.append(f"{parent}: epoch {name} lacks ordinals {holes}; the manifests declare lost sequences")
+        if holes:
+            count += sum(last - first + 1 for first, last in holes)
+            missing.append(f"{parent}: epoch {name} lacks ordinals {holes}")
         if name not in stream.closed:
             check.notes.append(f"{parent}: epoch {name} has no closing event: it is open, or it ended with its process")
+    if count > lost:
+        check.problems += missing
+    else:
+        check.notes += [f"{text}; the manifests declare {lost} sequences lost" for text in missing]

@@ -281,6 +281,10 @@ class _Build:
 def _hashes(folder: Path, paths: list[Path]) -> dict[str, str]:
     """SHA-256 of the files, compared with what the day's manifest says of them."""
     manifest = load_manifest(folder)
+    there = {path.name for path in paths}
+    for named in manifest.files if manifest else []:
+        if named.name[:2] == paths[0].name[:2] and named.name not in there:
+            raise ArchiveError(f"{folder / named.name}: in the manifest but not there; the hour cannot be built whole")
     hashes = {}
     for path in paths:
         hashes[path.name] = file_sha256(path)

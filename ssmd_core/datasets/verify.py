@@ -32,27 +32,28 @@ class DatasetCheck:
     files: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def add(self, other: DatasetCheck) -> None:
+        """Take in what was seen elsewhere."""
+        self.hours += other.hours
+        self.files += other.files
+        self.problems += other.problems
 
-def verify_datasets(dataset_root: Path, archive_root: Path, below: Path | None = None) -> DatasetCheck:
-    """Build every hour again from the archive into a temporary folder and compare byte for byte.
 
-    Args:
-        below: only days at or below this folder; default all.
-    """
+def verify_datasets(dataset_root: Path, archive_root: Path) -> DatasetCheck:
+    """Build every hour again from the archive into a temporary folder and compare byte for byte."""
     check = DatasetCheck()
-    for manifest_path in sorted((below or dataset_root).rglob(PARQUET_MANIFEST)):
+    for manifest_path in sorted(dataset_root.rglob(PARQUET_MANIFEST)):
         folder = manifest_path.parent
         try:
             _verify_day(folder, dataset_root, archive_root, check)
         except SsmdError as error:
             check.problems.append(f"{folder}: {error}")
-    if below is None:
-        try:
-            catalog = load_catalog(dataset_root)
-            if catalog is None or _derived(catalog) != _derived(list_catalog(dataset_root)):
-                check.problems.append(f"{dataset_root / CATALOG}: does not list what is there")
-        except SsmdError as error:
-            check.problems.append(str(error))
+    try:
+        catalog = load_catalog(dataset_root)
+        if catalog is None or _derived(catalog) != _derived(list_catalog(dataset_root)):
+            check.problems.append(f"{dataset_root / CATALOG}: does not list what is there")
+    except SsmdError as error:
+        check.problems.append(str(error))
     return check
 
 

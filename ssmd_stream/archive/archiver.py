@@ -56,7 +56,7 @@ class ArchiveStats:
         files_sealed: files.
         commit_failures: writes or fsyncs that failed.
         last_seq: highest stream sequence committed.
-        stream_last_seq: newest sequence of the stream when last asked.
+        stream_last_seq: newest sequence of the stream, as of the last delivery.
         last_message_s: monotonic time of the newest delivery.
         problem: why the stream cannot be archived right now; "" if it can.
     """
@@ -357,6 +357,7 @@ class StreamArchiver:
         self.stats.last_seq = self.folder.last_seq
         self._commit_due_s = 0.0
         if self._last_delivery is not None:
+            self.stats.stream_last_seq = self._last_delivery.stream_seq + self._last_delivery.pending
             # A lost acknowledgement costs a redelivery, which is recognised by its sequence.
             with contextlib.suppress(SsmdError):
                 await consumer.acknowledge(self._last_delivery)

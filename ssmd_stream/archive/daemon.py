@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -24,8 +25,9 @@ log = structlog.get_logger()
 EXIT_DRAINED = 0
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
-# A stream that grows while nothing of it is delivered: the filter or the consumer is wrong (fault 6 of the reference).
+# Ticks come every few seconds while a connector lives: longer silence means that nothing is captured or delivered.
 STALE_S = 60.0
+RETRY_STREAM_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,9 @@ async def run_archiver(options: ArchiverOptions, settings: Settings) -> int:
     Open slots stay `.part` files of whole members, which the next start takes up.
 
     Returns:
-        0 after a clean stop, 1 if a stream failed (the others are stopped in good order), 2 for a configuration that
-        cannot be used.
+        0 after a clean stop, 1 if a stream failed, 2 for a configuration that cannot be used. A stream that fails is
+        tried again every minute, and /health says why it failed, while the others go on; the process ends by itself
+        only once all have failed.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -66,19 +69,36 @@ async def run_archiver(options: ArchiverOptions, settings: Settings) -> int:
         except ConfigError as error:
             log.error("cannot start", error=str(error))
             return EXIT_CONFIG
-    exit_code = EXIT_DRAINED
-    tasks = {asyncio.create_task(archiver.run(stop)): archiver for archiver in archivers}
-    for task in asyncio.as_completed(tasks):
-        try:
-            await task
-        except (SsmdError, OSError) as error:
-            log.error("stream failed", error=str(error))
-            exit_code = EXIT_FAILED
-        except Exception:
-            # A defect of ssmd's own: the other streams still stop in good order.
-            log.exception("stream failed")
-            exit_code = EXIT_FAILED
-        stop.set()
+    failed: set[int] = set()
+
+    async def keep(index: int) -> bool:
+        """Archive one stream until the stop; whether it never failed."""
+        clean = True
+        while not stop.is_set():
+            archiver = archivers[index]
+            try:
+                await archiver.run(stop)
+                return clean
+            except (SsmdError, OSError) as error:
+                reason = str(error)
+                log.error("stream failed", stream=archiver.name.folder, error=reason)
+            except Exception as error:  # a defect of ssmd's own must not cost the other streams their messages
+                reason = f"{type(error).__name__}: {error}"
+                log.exception("stream failed", stream=archiver.name.folder)
+            clean = False
+            archiver.stats.problem = reason
+            failed.add(index)
+            if len(failed) == len(archivers):
+                stop.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), RETRY_STREAM_S)
+            if not stop.is_set():
+                failed.discard(index)
+                archivers[index] = StreamArchiver(archiver.name, settings.archive_root, settings.nats_url)
+        return clean
+
+    clean = await asyncio.gather(*(keep(index) for index in range(len(archivers))))
+    exit_code = EXIT_DRAINED if all(clean) else EXIT_FAILED
     if server is not None:
         await server.stop()
     log.info("stopped", exit_code=exit_code, archived=sum(archiver.stats.archived for archiver in archivers))
@@ -140,7 +160,7 @@ class _ArchiverCollector(Collector):
             yield counter
         gauges = {
             "ssmd_archiver_last_sequence": ("Highest sequence committed", "last_seq"),
-            "ssmd_archiver_stream_last_sequence": ("Newest sequence of the stream when last asked", "stream_last_seq"),
+            "ssmd_archiver_stream_last_sequence": ("Newest sequence of the stream", "stream_last_seq"),
         }
         for metric, (text, attribute) in gauges.items():
             gauge = GaugeMetricFamily(metric, text, labels=labels)

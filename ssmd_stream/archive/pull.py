@@ -39,6 +39,7 @@ class Delivery(NamedTuple):
         payload: its bytes.
         stream_seq: position in the stream.
         stored_ns: when the stream stored it, epoch nanoseconds.
+        pending: messages of the stream that come after it.
         reply: where an acknowledgement goes.
     """
 
@@ -47,6 +48,7 @@ class Delivery(NamedTuple):
     payload: bytes
     stream_seq: int
     stored_ns: int
+    pending: int
     reply: bytes
 
 
@@ -222,7 +224,8 @@ class PullConsumer:
         # domain put domain and account in front of the stream and a random token at the end.
         fields = reply.split(b".")
         first = 2 if len(fields) == 9 else 4
-        self._pending.append(Delivery(subject, headers, payload, int(fields[first + 3]), int(fields[first + 5]), reply))
+        stream_seq, _, stored_ns, pending = (int(field) for field in fields[first + 3 : first + 7])
+        self._pending.append(Delivery(subject, headers, payload, stream_seq, stored_ns, pending, reply))
         self._arrived.set()
 
     async def _api(self, what: str, request: dict[str, Any], *, missing_is_fine: bool = False) -> dict[str, Any]:

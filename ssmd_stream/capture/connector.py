@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -70,6 +71,7 @@ class Connector:
             stream=plan.stream,
             spool=settings.spool_root / plan.stream.prefix,
             on_pressure=self._on_pressure,
+            on_failure=partial(self.stop, EXIT_FAILED),
         )
         self.shards: list[Shard] = []
         self.registry = CollectorRegistry()

@@ -271,6 +271,8 @@ class Publisher:
         limits: of the stream, if it has to be made.
         on_pressure: called with True when reading sockets should pause, with False when it may go on. Messages
             published in between are kept all the same.
+        on_failure: called when a task of the publisher has died of an unexpected error: `problem` says which, and
+            stays. Nothing is lost, but only `drain` and `close` make sense from here on.
         linger_s: age at which a batch is sent though it is not full; if the server lags behind, how often the batch's
             messages are staged.
         max_batch_messages, max_batch_bytes: size at which a batch is full.
@@ -288,6 +290,7 @@ class Publisher:
         spool: Path,
         limits: StreamLimits | None = None,
         on_pressure: Callable[[bool], None] | None = None,
+        on_failure: Callable[[], None] | None = None,
         linger_s: float = 0.001,
         max_batch_messages: int = MAX_BATCH_MESSAGES,
         max_batch_bytes: int = 1024 * 1024,
@@ -301,6 +304,7 @@ class Publisher:
         self._stream = stream
         self._limits = limits or StreamLimits()
         self._on_pressure = on_pressure
+        self._on_failure = on_failure
         self._linger_s = linger_s
         self._max_messages = max_batch_messages
         self._max_bytes = max_batch_bytes
@@ -334,6 +338,7 @@ class Publisher:
         self._spooling = False
         self._spool_error: str | None = None
         self._problem: str | None = "not started"
+        self._failure: str | None = None  # a task died: unlike `_problem` it never heals
         self._paused = False
         self._wake = asyncio.Event()
         self._spool_wake = asyncio.Event()
@@ -369,6 +374,8 @@ class Publisher:
     @property
     def problem(self) -> str | None:
         """Why this publisher is unhealthy; None if it is not."""
+        if self._failure is not None:
+            return self._failure
         if self._spool_error is not None:
             return f"spool cannot be written: {self._spool_error}"
         return self._problem
@@ -399,9 +406,11 @@ class Publisher:
             await self._on_disk(self._spool.close)
             raise
         self._tasks = [
-            asyncio.create_task(self._keep_connected(link), name="publisher"),
+            asyncio.create_task(self._keep_connected(link), name="connection"),
             asyncio.create_task(self._keep_spooling(), name="spooler"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._on_done)
 
     def publish(self, subject: str, payload: bytes, stamp: Stamp) -> None:
         """Take one message; never blocks, never drops.
@@ -434,8 +443,8 @@ class Publisher:
         """Wait until everything published is acknowledged.
 
         Returns:
-            True if it is. False if `timeout_s` was not enough: the rest is durable in the spool, and only `close`
-            may follow.
+            True if it is. False if `timeout_s` was not enough, or the connection task has died: the rest is durable
+            in the spool, and only `close` may follow.
 
         Raises:
             PublishError: the rest could not be written to the spool; it is still in memory.
@@ -443,7 +452,7 @@ class Publisher:
         self._cut()
         deadline = time.monotonic() + timeout_s
         while not self._settled():
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or (self._tasks and self._tasks[0].done()):
                 await self._shelve()
                 return False
             await asyncio.sleep(0.01)
@@ -461,6 +470,23 @@ class Publisher:
         finally:
             await self._on_disk(self._spool.close)
             self._disk.shutdown()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        """Make the death of a task heard. A cancellation that is not ours, say from inside nats-py, is one too."""
+        if task.cancelled():
+            if self._stop:
+                return
+            error: BaseException = asyncio.CancelledError("nobody asked for it")
+        else:
+            failure = task.exception()
+            if failure is None:
+                return
+            error = failure
+        reason = f"publisher task {task.get_name()} failed: {type(error).__name__}: {error}"
+        self._failure = self._failure or reason
+        log.error("publisher_task_failed", stream=self._stream.jetstream, reason=reason, exc_info=error)
+        if self._on_failure is not None:
+            self._on_failure()
 
     # Batches.
 
@@ -673,8 +699,8 @@ class Publisher:
                 batch = await self._next_batch()
                 if batch is None:
                     break
+                self._in_flight.append(batch)  # first: whatever fails from here on, it is stepped back
                 self._skip_landed(batch)
-                self._in_flight.append(batch)
                 if batch.messages:
                     await self._send(link, batch)
                 else:
@@ -960,13 +986,24 @@ class Publisher:
         if tasks:
             connection, spooler = tasks
             connection.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            # Of what they died `_on_done` has logged; the backlog goes to disk all the same.
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await connection
             # Not cancelled: a group that the disk thread is writing would be written a second time.
             self._spool_wake.set()
-            await spooler
+            with contextlib.suppress(Exception):
+                await spooler
+        if self._in_flight:  # the connection died while it stepped back
+            self._step_back()
         while self._backlog:
-            if not await self._spool_group():
+            waiting = len(self._backlog)
+            try:
+                written = await self._spool_group()
+            except Exception as error:
+                log.error("spooling_failed", error=repr(error), exc_info=error)
+                written = len(self._backlog) < waiting  # if so, it failed only after the disk had it
+                self._spool_error = self._spool_error if written else repr(error)
+            if not written:
                 raise PublishError(
                     f"{sum(len(batch.messages) for batch in self._backlog)} messages could be neither published nor "
                     f"spooled: {self._spool_error}"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ssmd_core.archive.paths import SLOT_FILE, hour_key
@@ -139,7 +139,7 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         ]
         for name in names:
             captured[name.folder] = await rig.captured(name)
-        await rig.seal(names, int((hour + timedelta(hours=1)).timestamp()) * NS_PER_S)
+        await rig.seal(names)
         await rig.wait_until_archived(names)
         if code := await archiver.stop():
             result.problems.append(f"the archiver ended with code {code}; see {archiver.log_path}")

@@ -37,6 +37,8 @@ QUIET_S = 1.0
 S_PER_KILL = 2.0
 MIN_PACE = 200.0
 MAX_WAIT_S = 600.0
+# A recording at its own speed may be quiet for a while.
+STANDSTILL_S = 300.0
 
 
 @dataclass
@@ -160,14 +162,17 @@ async def rehearse(
         await asyncio.gather(rig.wait_until_up(archiver), rig.wait_until_up(connector))
         progress(f"playing {frames} frames")
         killer = asyncio.create_task(_kill(rig, connector, archiver, server, frames, kills or {}, seed, report))
-        await _finished(server, connector)
-        await killer
+        try:
+            await _finished(server, connector)
+            await killer
+        finally:
+            killer.cancel()
         await wait_until_read(rig, connector, server)
         progress("draining")
         code = await connector.stop()
         if code != 0:
             report.problems.append(f"the connector ended with code {code}; see {connector.log_path}")
-        await rig.seal([name], int((hour + timedelta(hours=1)).timestamp()) * NS_PER_S)
+        await rig.seal([name])
         await rig.wait_until_archived([name])
         report.seconds = round(time.monotonic() - started_s, 2)
         code = await archiver.stop()
@@ -175,16 +180,25 @@ async def rehearse(
             report.problems.append(f"the archiver ended with code {code}; see {archiver.log_path}")
         server.flush_log()
     progress("comparing")
-    folder = rig.archive_root / name.folder
-    for counted, value in asdict(compare(sent_log, folder)).items():
+    _judge(report, rig, name, sent_log, (kills or {}).get("connector", 0))
+    return report
+
+
+def _judge(report: Report, rig: Rig, name: StreamName, sent_log: Path, connector_kills: int) -> None:
+    """Compare what was sent with the archive, derive its manifests again, build its hours."""
+    for counted, value in asdict(compare(sent_log, rig.archive_root / name.folder)).items():
         setattr(report, counted, value)
+    if not connector_kills:
+        # Nobody ended a connection before its time: what is missing at its end is lost like anything else.
+        report.lost, report.gap_messages = report.lost + report.gap_messages, 0
+    elif len(report.gaps) > connector_kills:
+        report.problems.append(f"{len(report.gaps)} connections end in a gap after {connector_kills} kills")
     report.frames_per_s = int(report.frames_served / report.seconds) if report.seconds else 0
     checked = verify_archive(rig.archive_root)
     report.problems += checked.problems
-    for built in _build(rig, feed, stream):
+    for built in _build(rig, name.feed, name.stream):
         _add_hour(report, built)
     report.verified = not report.problems and not checked.lost
-    return report
 
 
 class _Untimed:
@@ -217,16 +231,18 @@ def _survey(feed: Feed, files: Sequence[Path]) -> tuple[int, list[str], list[str
 async def _finished(server: ReplayServer, connector: Daemon) -> None:
     """Wait for the last frame; a connector that ended by itself ends the rehearsal."""
     finished = asyncio.ensure_future(server.finished())
-    deadline_s = time.monotonic() + MAX_WAIT_S
+    played, deadline_s = -1, 0.0
     while not finished.done():
         await asyncio.wait({finished}, timeout=0.5)
+        if server.data_frames != played:
+            played, deadline_s = server.data_frames, time.monotonic() + STANDSTILL_S
         code = connector.ended()
         if code is not None and code != -9:
             finished.cancel()
             raise SsmdError(f"the connector ended with code {code}; see {connector.log_path}")
         if time.monotonic() > deadline_s:
             finished.cancel()
-            raise SsmdError(f"the recording was not played in {MAX_WAIT_S:.0f} s")
+            raise SsmdError(f"no frame was taken for {STANDSTILL_S:.0f} s; see {connector.log_path}")
     await finished
 
 

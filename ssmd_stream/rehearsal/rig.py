@@ -17,7 +17,8 @@ from typing import Self
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from ssmd_core.clock import NS_PER_S, Clock
+from ssmd_core.archive.paths import Slot
+from ssmd_core.clock import NS_PER_S, NS_PER_US, Clock
 from ssmd_core.errors import SsmdError
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.messages.control import control_event, is_control
@@ -220,8 +221,13 @@ class Rig:
             await asyncio.sleep(0.05)
         raise SsmdError(f"{daemon.name} is not up after {READY_S:.0f} s; see {daemon.log_path}")
 
-    async def seal(self, names: Sequence[StreamName], at_ns: int) -> None:
-        """Publish one tick per stream with this receive time, so that every earlier slot is sealed."""
+    async def seal(self, names: Sequence[StreamName]) -> None:
+        """Publish one tick per stream in the slot after the present one, so that every slot up to now is sealed.
+
+        Raises:
+            SsmdError: NATS did not acknowledge it.
+        """
+        at_ns = Slot.of(self.clock.now_ns() // NS_PER_US).end_us * NS_PER_US
         for name in names:
             epoch = f"k9-{at_ns // NS_PER_S}-seal"
             spool = self.data / "spool" / "seal" / name.folder
