@@ -35,7 +35,7 @@ class PostgresStorage(DagsterStorage, ConfigurableClass):
         return {name: str for name in (*_PARTS, "scheme")}
 
     @classmethod
-    def from_config_value(  # type: ignore[override]
+    def from_config_value(  # type: ignore[override]  # Dagster types the base less exactly
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> DagsterStorage:
         """Postgres if the variables are set, SQLite if none is.

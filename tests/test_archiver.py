@@ -35,6 +35,7 @@ from ssmd_stream.archive import folder as folder_module
 from ssmd_stream.archive.archiver import StreamArchiver
 from ssmd_stream.archive.pull import Delivery
 from ssmd_stream.capture.publisher import Publisher
+from ssmd_stream.servers.http import health_reason
 from ssmd_stream.servers.nats import NatsServer
 from ssmd_stream.servers.ports import choose_port
 
@@ -583,3 +584,29 @@ def test_a_second_archiver_on_the_folder_fails_and_says_why(tmp_path: Path) -> N
     assert second.process.wait(20) == 1
     assert "another archiver is writing here" in (tmp_path / "archiver.log").read_text()
     first.kill()
+
+
+@asynchronous
+async def test_a_stream_that_fails_does_not_stop_the_others(tmp_path: Path, nats_url: str) -> None:
+    root = tmp_path / "archive"
+    bad = root / "kraken" / "broken" / "2026-11-18"
+    bad.mkdir(parents=True)
+    (bad / "manifest.json").write_text("{}")
+    async with feeder(nats_url, "neighbour") as feed:
+        port = choose_port(None)
+        argv = [sys.executable, "-m", "ssmd_stream.archive", "kraken/broken", "kraken/neighbour"]
+        env = {**os.environ, "SSMD_DATA": str(tmp_path), "SSMD_ENV": "test", "NATS_URL": nats_url}
+        with (tmp_path / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *argv, "--health-port", str(port), env=env, stdout=log, stderr=log
+            )
+        try:
+            await until(lambda: b"does not end in its own sha256" in (tmp_path / "log").read_bytes())
+            await feed.trades(20)
+            await until(lambda: len(archived(root / "kraken" / "neighbour")) == 20)
+            reason = await health_reason(f"http://127.0.0.1:{port}/health")
+            assert reason is not None
+            assert "kraken/broken" in reason
+        finally:
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), 15) == 1

@@ -43,6 +43,7 @@ def test_help_is_there_at_once(tmp_path: Path) -> None:
     [
         (("dataset", "build", "nasdaq", "x", "2026-01-01-00:00"), 2, "unknown feed 'nasdaq'"),
         (("dataset", "build", "kraken", "spot", "yesterday"), 2, "yesterday"),
+        (("dataset", "build", "kraken", "spot", "2026-01-01-00:00"), 1, "no sealed file of kraken/spot"),
         (("verify", "nowhere"), 2, "nowhere is not a folder"),
         (("rehearse", "--feed", "kraken", "missing.jsonl"), 2, "missing.jsonl is not a file"),
         (("rehearse", "--feed", "kraken", "x", "--kill", "router:1"), 2, "--kill 'router:1'"),
@@ -90,6 +91,7 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
     content = bytearray(parquet.read_bytes())
     content[len(content) // 2] ^= 1
     parquet.write_bytes(content)
-    verified = ssmd("verify", str(tmp_path / "demo"), data=tmp_path)
+    # Named from above: a data folder is found wherever it lies below the path.
+    verified = ssmd("verify", str(tmp_path), data=tmp_path)
     assert verified.returncode == 1
     assert str(parquet) in verified.stdout

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from little_archive import LittleArchive, at
 
+from ssmd_core.archive.manifest import FileEntry, load_manifest, save_manifest
 from ssmd_core.archive.members import member
 from ssmd_core.archive.tally import classify
 from ssmd_core.datasets import order, project, writer
@@ -480,3 +481,19 @@ def test_large_rows_close_their_group_early(tmp_path: Path, monkeypatch: pytest.
     assert file.metadata.num_row_groups > 1
     assert file.read(["_nats_seq"])["_nats_seq"].to_pylist() == list(range(1, 301))
     assert len(hour.rows("book")[-1]["bids"]) == 89
+
+
+def test_an_hour_with_a_sealed_slot_gone_is_not_built_smaller(tmp_path: Path) -> None:
+    hour = Hour(tmp_path, "kraken")
+    trade = b'{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"buy","price":1.5,"qty":2.0,'
+    hour.of(trade + b'"ord_type":"limit","trade_id":1,"timestamp":"2026-09-25T17:48:26.844359Z"}]}')
+    before = hour.table("trade")
+    folder = next(hour.archive.root.rglob("*.jsonl.gz")).parent
+    manifest = load_manifest(folder)
+    assert manifest is not None
+    entry = FileEntry(f"{HOUR:%H}45-07.jsonl.gz", "", "", 1, 1, 1, 2, 2, {}, "0" * 64, "")
+    manifest.files.append(entry)
+    save_manifest(folder, manifest)
+    with pytest.raises(ArchiveError, match=f"{entry.name}: in the manifest but not there"):
+        hour.build()
+    assert hour.table("trade").equals(before)

@@ -13,7 +13,7 @@ from ssmd_core.errors import ConfigError
 from ssmd_core.messages.control import control_event
 from ssmd_core.messages.lines import format_line
 from ssmd_stream.rehearsal.compare import Comparison, compare
-from ssmd_stream.rehearsal.rehearse import Report, parse_kills, rehearse
+from ssmd_stream.rehearsal.rehearse import Report, judge_gaps, parse_kills, rehearse
 from ssmd_stream.replay.generator.frames import generate_frames
 from ssmd_stream.replay.sent_log import SentLog
 
@@ -101,3 +101,15 @@ def test_losses_repetitions_and_changes_are_told_apart(
     result = judged(tmp_path, archived, closed=closed)
     assert (result.lost, result.duplicated, result.altered, result.gap_messages) == counts
     assert result.messages_expected == 10
+
+
+def test_only_a_killed_connector_excuses_a_gap() -> None:
+    """What NATS or the archiver forgot at the end of a connection must not pass as a gap."""
+    report = Report(verified=True, gap_messages=3, gaps=["c0-a: 3"])
+    judge_gaps(report, 1)
+    assert report.passed
+    judge_gaps(report, 0)
+    assert (report.lost, report.gap_messages, report.passed) == (3, 0, False)
+    two = Report(verified=True, gap_messages=4, gaps=["c0-a: 3", "c0-b: 1"])
+    judge_gaps(two, 1)
+    assert not two.passed

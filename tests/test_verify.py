@@ -12,9 +12,10 @@ import pytest
 from ssmd_core import feeds
 from ssmd_core.archive.manifest import Gap, Manifest, load_manifest, save_manifest
 from ssmd_core.archive.members import iter_lines, member
+from ssmd_core.archive.ordinals import OrdinalSet
 from ssmd_core.archive.paths import MANIFEST, SLOT_US, Slot
 from ssmd_core.archive.tally import classify, is_closed_event
-from ssmd_core.archive.verify import verify_archive
+from ssmd_core.archive.verify import ArchiveCheck, _Stream, _verify_epochs, verify_archive
 from ssmd_core.messages.control import control_event
 from ssmd_core.messages.lines import format_line
 from ssmd_stream.archive.folder import Folder
@@ -185,3 +186,13 @@ def test_a_message_archived_on_two_days_is_found(archive: Path) -> None:
     assert first.parent != last.parent
     rewrite(last, lambda lines: [lines[0].replace(b'"_ordinal":30', b'"_ordinal":3'), *lines[1:]])
     assert any("c0-a:3 is archived twice" in problem for problem in verify_archive(archive).problems)
+
+
+def test_declared_losses_excuse_no_more_holes_than_they_hold() -> None:
+    """One lost sequence must not switch the proof off for every other message of the stream."""
+    for declared, found in ((1, True), (2, False)):
+        check = ArchiveCheck()
+        stream = _Stream()
+        stream.epochs["c0-a"] = OrdinalSet([(0, 10), (13, 20)])
+        _verify_epochs(Path("spot"), stream, check, lost=declared)
+        assert any("lacks ordinals [(11, 12)]" in problem for problem in check.problems) is found

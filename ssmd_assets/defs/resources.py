@@ -7,7 +7,7 @@ import dagster as dg
 from ssmd_core.settings import Settings
 
 
-class Environment(dg.ConfigurableResource):  # type: ignore[type-arg]
+class Environment(dg.ConfigurableResource):  # type: ignore[type-arg]  # takes no argument here
     """The process's settings, read from the environment when a step or a tick asks for them, not at import."""
 
     def settings(self) -> Settings:

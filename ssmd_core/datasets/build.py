@@ -321,4 +321,4 @@ def _ahead(items: Iterable[_T]) -> Iterator[_T]:
         upcoming = pool.submit(next, source, _END)
         while (item := upcoming.result()) is not _END:
             upcoming = pool.submit(next, source, _END)
-            yield item  # type: ignore[misc]
+            yield item  # type: ignore[misc]  # _END is excluded by the loop

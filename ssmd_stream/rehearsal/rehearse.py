@@ -184,15 +184,20 @@ async def rehearse(
     return report
 
 
+def judge_gaps(report: Report, connector_kills: int) -> None:
+    """Excuse what died with a killed connector, and nothing else: without a kill a missing end is a loss."""
+    if not connector_kills:
+        report.lost, report.gap_messages = report.lost + report.gap_messages, 0
+    elif len(report.gaps) > connector_kills:
+        report.problems.append(f"{len(report.gaps)} connections end in a gap after {connector_kills} kills")
+        report.verified = False
+
+
 def _judge(report: Report, rig: Rig, name: StreamName, sent_log: Path, connector_kills: int) -> None:
     """Compare what was sent with the archive, derive its manifests again, build its hours."""
     for counted, value in asdict(compare(sent_log, rig.archive_root / name.folder)).items():
         setattr(report, counted, value)
-    if not connector_kills:
-        # Nobody ended a connection before its time: what is missing at its end is lost like anything else.
-        report.lost, report.gap_messages = report.lost + report.gap_messages, 0
-    elif len(report.gaps) > connector_kills:
-        report.problems.append(f"{len(report.gaps)} connections end in a gap after {connector_kills} kills")
+    judge_gaps(report, connector_kills)
     report.frames_per_s = int(report.frames_served / report.seconds) if report.seconds else 0
     checked = verify_archive(rig.archive_root)
     report.problems += checked.problems
