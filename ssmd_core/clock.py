@@ -75,6 +75,11 @@ class Clock:
             moment = moment.replace(tzinfo=UTC)
         return cls(int(moment.timestamp()) * NS_PER_S, rate)
 
+    @property
+    def is_system(self) -> bool:
+        """Whether it shows the system's time."""
+        return self._start_ns is None
+
     def shared_text(self) -> str:
         """Text from which `parse` makes the same clock in another process of this machine; "" for the system clock."""
         if self._start_ns is None:
