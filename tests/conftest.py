@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from ssmd_core.db.migrate import migrate
 from ssmd_stream.servers.nats import NatsServer
+from ssmd_stream.servers.postgres import PostgresServer
 
 _SAMPLES = Path(os.environ.get("SSMD_SAMPLES") or Path(__file__).resolve().parents[2] / "shared" / "samples")
 
@@ -38,3 +42,35 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     asyncio.run(server.start())
     yield server
     asyncio.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One Postgres for the whole session; its database `migrated` has ssmd's schema and is nobody's to use."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"), port=None)
+    asyncio.run(server.start())
+    with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE migrated")
+    migrate(server.url_of("migrated"))
+    yield server
+    asyncio.run(server.stop())
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of a fresh database with ssmd's schema, dropped afterwards with its replication slots."""
+    name = f"test_{os.getpid()}_{next(_NUMBERS)}"
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE migrated STRATEGY FILE_COPY".encode())
+    yield postgres_server.url_of(name)
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        slots = "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s"
+        for _, pid in connection.execute(slots, (name,)).fetchall():
+            if pid is not None:
+                connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        for slot, _ in connection.execute(slots, (name,)).fetchall():
+            connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

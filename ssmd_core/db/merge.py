@@ -438,7 +438,7 @@ class SyncRun:
         await self._execute("DELETE FROM sync_missing WHERE table_name = {name} AND sweeps >= {sweeps}", parts)
 
     async def _execute(self, template: str, parts: Mapping[str, sql.Composable]) -> int:
-        cursor = await self._connection.execute(sql.SQL(template).format(**parts))  # type: ignore[arg-type]
+        cursor = await self._connection.execute(sql.SQL(template).format(**parts))
         return max(cursor.rowcount, 0)
 
 
@@ -453,4 +453,4 @@ def _names(names: Sequence[str]) -> sql.Composed:
 def _parent(table: Synced) -> tuple[str, Synced]:
     """The column that names a row's parent, and the parent's table."""
     foreign_key = next(iter(table.table.foreign_keys))
-    return foreign_key.parent.name, SYNCED[foreign_key.column.table.name]
+    return str(foreign_key.parent.name), SYNCED[foreign_key.column.table.name]

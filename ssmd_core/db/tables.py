@@ -320,18 +320,18 @@ class Synced:
 
     def __post_init__(self) -> None:
         left_out = {self.key, *_BOOKKEEPING}
-        own = tuple(c.name for c in self.table.columns if c.name not in left_out and c.identity is None)
+        own = tuple(str(c.name) for c in self.table.columns if c.name not in left_out and c.identity is None)
         object.__setattr__(self, "_columns", own)
 
     @property
     def name(self) -> str:
         """The table's name."""
-        return self.table.name
+        return str(self.table.name)
 
     @property
     def key(self) -> str:
         """Name of the key column."""
-        return next(iter(self.table.primary_key.columns)).name
+        return str(next(iter(self.table.primary_key.columns)).name)
 
     @property
     def columns(self) -> tuple[str, ...]:
