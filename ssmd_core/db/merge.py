@@ -157,6 +157,8 @@ class SyncRun:
             SyncBusyError: another run holds the scope.
         """
         connection = await connect(database_url, name=f"sync {scope}", clock=clock)
+        # 100,000 markets are 46 MB: in memory their copy and the comparison take a third less time.
+        await connection.execute("SET temp_buffers = '128MB'; SET work_mem = '64MB'")
         cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 7353))", (scope,))
         row = await cursor.fetchone()
         if row is None or not row[0]:
@@ -328,7 +330,7 @@ class SyncRun:
             "names": _names((table.key, *names)),
         }
         execute = self._execute
-        await execute("ANALYZE {stage}", parts)
+        await execute("ANALYZE {stage} ({key})", parts)
         report.repeated += await execute(
             "DELETE FROM {stage} a USING (SELECT {key}, max(ordinal) AS last FROM {stage} GROUP BY 1 "
             "HAVING count(*) > 1) b WHERE a.{key} = b.{key} AND a.ordinal < b.last",
