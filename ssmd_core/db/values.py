@@ -1,0 +1,267 @@
+"""JSON of database values, from what Postgres prints: one serialiser for CDC events and for what a cache reads itself.
+
+Both sides have the same text in hand (pgoutput sends a type's text output, and so does a SELECT in text format), so a
+row read by a query and the same row in a change event become the same bytes:
+
+| type | JSON |
+|---|---|
+| boolean | `true`, `false` |
+| smallint, integer, bigint, oid | number |
+| numeric | string, digit for digit as printed, `"NaN"` and `"Infinity"` too: no float on the way |
+| real, double precision | number; string if it is not finite |
+| timestamptz | `"2026-11-22T10:00:00.5Z"`: the printed digits, in UTC |
+| timestamp | the same without `Z` |
+| text[], varchar[] | array of strings and nulls |
+| json, jsonb | as printed |
+| every other type | string as printed |
+| NULL | `null` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+import psycopg
+from psycopg.adapt import Loader
+
+from ssmd_core.errors import SsmdError
+
+# Type OIDs of pg_type.dat; they never change.
+BOOL = 16
+INTEGERS = frozenset({20, 21, 23, 26})
+FLOATS = frozenset({700, 701})
+NUMERIC = 1700
+JSONS = frozenset({114, 3802})
+TIMESTAMP = 1114
+TIMESTAMPTZ = 1184
+TEXT_ARRAYS = frozenset({1009, 1015})
+
+SESSION_SETTINGS = ("timezone=UTC", "datestyle=ISO", "extra_float_digits=1", "client_encoding=UTF8")
+#: What a session must be set to before its text output may be given to this module (libpq's `options`).
+SESSION_OPTIONS = " ".join(f"-c {setting}" for setting in SESSION_SETTINGS)
+
+MAX_ARRAY_DEPTH = 6  # Postgres's own limit of dimensions
+
+_NOT_FINITE = frozenset({b"NaN", b"Infinity", b"-Infinity"})
+
+
+class ValueTextError(SsmdError):
+    """A value is not what its type prints in a session with `SESSION_OPTIONS`."""
+
+
+Encoder = Callable[[bytes], bytes]
+
+
+class Column(NamedTuple):
+    """Attributes:
+    name: of the column.
+    type_oid: of its type.
+    """
+
+    name: str
+    type_oid: int
+
+
+def encoder(type_oid: int) -> Encoder:
+    """The function that turns a type's printed text into JSON; it may raise `ValueTextError`."""
+    return _ENCODERS.get(type_oid, text_json)
+
+
+def value_json(type_oid: int, text: bytes | None) -> bytes:
+    """JSON of one value.
+
+    Args:
+        type_oid: of the value's type.
+        text: as Postgres prints it; None for NULL.
+
+    Raises:
+        ValueTextError: the type does not print this.
+    """
+    return b"null" if text is None else encoder(type_oid)(text)
+
+
+def text_json(text: bytes) -> bytes:
+    """JSON string of a text."""
+    try:
+        return orjson.dumps(text.decode())
+    except UnicodeDecodeError as error:
+        raise ValueTextError(f"{text[:100]!r} is not UTF-8: {error.reason}") from error
+
+
+def _bool_json(text: bytes) -> bytes:
+    if text == b"t":
+        return b"true"
+    if text == b"f":
+        return b"false"
+    raise ValueTextError(f"{text[:100]!r} is not a boolean")
+
+
+def _verbatim(text: bytes) -> bytes:
+    return text
+
+
+def _float_json(text: bytes) -> bytes:
+    return b'"' + text + b'"' if text in _NOT_FINITE else text
+
+
+def _quoted(text: bytes) -> bytes:
+    return b'"' + text + b'"'
+
+
+def _timestamp_json(text: bytes) -> bytes:
+    return b'"' + text.replace(b" ", b"T", 1) + b'"'
+
+
+def timestamptz_json(text: bytes) -> bytes:
+    """JSON string of a timestamptz; `infinity`, `-infinity` and years before Christ stay as printed.
+
+    Raises:
+        ValueTextError: the session was not in UTC.
+    """
+    if text[10:11] == b" " and text.endswith(b"+00"):
+        return b'"' + text[:10] + b"T" + text[11:-3] + b'Z"'
+    if text.endswith(b"infinity") or text.endswith(b"+00 BC"):
+        return b'"' + text + b'"'
+    if not text.endswith(b"+00"):
+        raise ValueTextError(f"timestamptz {text[:100]!r} is not in UTC: the session's timezone must be UTC")
+    return b'"' + text[:-3].replace(b" ", b"T", 1) + b'Z"'  # a year after 9999
+
+
+def array_json(text: bytes) -> bytes:
+    """JSON array of a text[]: elements are strings or null, arrays of arrays for more dimensions.
+
+    Raises:
+        ValueTextError: it is not an array of at most `MAX_ARRAY_DEPTH` dimensions as Postgres prints one.
+    """
+    if text == b"{}":
+        return b"[]"
+    try:
+        source = text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueTextError(f"{text[:100]!r} is not UTF-8: {error.reason}") from error
+    if source.startswith("["):  # bounds other than 1, e.g. [0:1]={a,b}
+        source = source.partition("=")[2]
+    return orjson.dumps(_parse_array(source))
+
+
+def _parse_array(source: str) -> list[Any]:
+    """Elements of `{a,"b c",NULL,{…}}`."""
+    whole: list[Any] = []
+    stack: list[list[Any]] = []
+    at, end = 0, len(source)
+    while at < end:
+        char = source[at]
+        if char == "{":
+            if len(stack) == MAX_ARRAY_DEPTH:
+                break
+            inner: list[Any] = whole if not stack else []
+            if stack:
+                stack[-1].append(inner)
+            stack.append(inner)
+            at += 1
+        elif not stack:
+            break
+        elif char == "}":
+            stack.pop()
+            at += 1
+            if not stack:
+                if at == end:
+                    return whole
+                break
+        elif char == ",":
+            at += 1
+        elif char == '"':
+            element, at = _quoted_element(source, at + 1)
+            stack[-1].append(element)
+        else:
+            stop = at
+            while stop < end and source[stop] not in ",}":
+                stop += 1
+            bare = source[at:stop]
+            stack[-1].append(None if bare == "NULL" else bare)
+            at = stop
+    raise ValueTextError(f"{source[:100]!r} is not an array")
+
+
+def _quoted_element(source: str, at: int) -> tuple[str, int]:
+    """The element whose opening quote is before `at`, and where it ends."""
+    parts: list[str] = []
+    while True:
+        quote = source.find('"', at)
+        if quote < 0:
+            raise ValueTextError(f"{source[:100]!r} is not an array: a quote is not closed")
+        backslash = source.find("\\", at, quote)
+        if backslash < 0:
+            parts.append(source[at:quote])
+            return "".join(parts), quote + 1
+        parts.append(source[at:backslash] + source[backslash + 1 : backslash + 2])
+        at = backslash + 2
+
+
+_ENCODERS: dict[int, Encoder] = {
+    BOOL: _bool_json,
+    NUMERIC: _quoted,
+    TIMESTAMP: _timestamp_json,
+    TIMESTAMPTZ: timestamptz_json,
+    **dict.fromkeys(INTEGERS, _verbatim),
+    **dict.fromkeys(FLOATS, _float_json),
+    **dict.fromkeys(JSONS, _verbatim),
+    **dict.fromkeys(TEXT_ARRAYS, array_json),
+}
+
+
+class RowEncoder:
+    """JSON objects of rows of one table or query: `{"column":value,…}` in the order of the columns.
+
+    Args:
+        columns: names and types.
+    """
+
+    def __init__(self, columns: Iterable[Column]) -> None:
+        self.columns = tuple(columns)
+        self._heads: list[bytes] = []
+        for number, column in enumerate(self.columns):
+            self._heads.append((b"," if number else b"{") + orjson.dumps(column.name) + b":")
+        self._encoders = [encoder(column.type_oid) for column in self.columns]
+
+    @classmethod
+    def of(cls, description: Sequence[psycopg.Column]) -> RowEncoder:
+        """For the rows of a cursor (`cursor.description`)."""
+        return cls(Column(column.name, column.type_code) for column in description)
+
+    def row(self, values: Sequence[bytes | None]) -> bytes:
+        """JSON of one row.
+
+        Args:
+            values: every column's text, None for NULL.
+
+        Raises:
+            ValueTextError: a value is not what its type prints.
+        """
+        parts: list[bytes] = []
+        for head, encode, value in zip(self._heads, self._encoders, values, strict=True):
+            parts.append(head)
+            parts.append(b"null" if value is None else encode(value))
+        return b"".join(parts) + b"}" if parts else b"{}"
+
+
+class _Raw(Loader):
+    """Leaves a value as Postgres printed it."""
+
+    def load(self, data: bytes | bytearray | memoryview) -> bytes:
+        return bytes(data)
+
+
+async def text_session(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Make a connection fit for `RowEncoder.row`: printed as `SESSION_OPTIONS` say, every value left as those bytes.
+
+    For queries that do not ask for binary results. Outside autocommit the settings end with a rollback.
+    """
+    for setting in SESSION_SETTINGS:
+        await connection.execute(b"SET " + setting.replace("=", " TO ").encode())
+    connection.adapters.register_loader(0, _Raw)
+    for info in psycopg.adapters.types:
+        for oid in filter(None, (info.oid, info.array_oid)):
+            connection.adapters.register_loader(oid, _Raw)
