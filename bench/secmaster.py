@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -112,7 +112,7 @@ async def _upserts(url: str, count: int, last_dollars: str, *, many: bool) -> fl
         f"ON CONFLICT (ticker) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS)}"
     )
     json_at = names.index("price_ranges")
-    rows: list[Sequence[object]] = []
+    rows: list[list[object]] = []
     for row in market_rows(count, last_dollars):
         row[json_at] = psycopg.types.json.Jsonb(row[json_at])
         rows.append(row)

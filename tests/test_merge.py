@@ -117,6 +117,18 @@ def test_a_market_without_its_event_is_rejected_by_name(database_url: str) -> No
     assert fetch(database_url, "SELECT ticker FROM markets") == [("KXBTC-1-1",)]
 
 
+def test_a_hostile_reject_does_not_stop_the_run(database_url: str) -> None:
+    async def scenario() -> SyncReport:
+        async with await SyncRun.begin(database_url, "kalshi/markets", "full", Clock()) as run:
+            run.reject(Reject("markets", "A\x00\ud800" + "x" * 1000, "bad \x00"))
+            run.warn("odd \x00 \udfff")
+            return await run.finish()
+
+    report = asyncio.run(scenario())
+    assert (len(report.rejects[0].key), report.rejects[0].reason) == (200, "bad \ufffd")
+    assert fetch(database_url, "SELECT report->'tables'->'markets'->'rejected' FROM sync_runs") == [(1,)]
+
+
 def test_what_changed_after_the_venue_was_asked_is_left_alone(database_url: str) -> None:
     asyncio.run(sync(database_url, [market(1)]))
 

@@ -34,6 +34,8 @@ log = structlog.get_logger()
 MIN_COVERAGE = 0.9
 SWEEPS_BEFORE_DELETE = 2
 REJECT_EXAMPLES = 20
+KEY_CHARS = 200
+REASON_CHARS = 500
 
 set_json_dumps(msgspec.json.encode)
 
@@ -191,10 +193,12 @@ class SyncRun:
         """Note a record that cannot be taken."""
         self.table(reject.table).rejected += 1
         if len(self.report.rejects) < REJECT_EXAMPLES:
-            self.report.rejects.append(reject)
+            key, reason = _storable(reject.key)[:KEY_CHARS], _storable(reject.reason)[:REASON_CHARS]
+            self.report.rejects.append(Reject(reject.table, key, reason))
 
     def warn(self, text: str, count: int = 1) -> None:
         """Note something that a person should know; equal texts are counted."""
+        text = _storable(text)[:REASON_CHARS]
         self.report.warnings[text] = self.report.warnings.get(text, 0) + count
 
     async def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -365,7 +369,7 @@ class SyncRun:
         if counts.get("inserted"):
             report.inserted = await execute(
                 "INSERT INTO {table} ({names}) SELECT {names} FROM {stage} JOIN {difference} d USING ({key}) "
-                "WHERE d.what = 'inserted' ON CONFLICT DO NOTHING",
+                "WHERE d.what = 'inserted' ON CONFLICT ({key}) DO NOTHING",
                 parts,
             )
         report.changed, report.resurrected = counts.get("changed", 0), counts.get("resurrected", 0)
@@ -442,6 +446,11 @@ class SyncRun:
     async def _execute(self, template: str, parts: Mapping[str, sql.Composable]) -> int:
         cursor = await self._connection.execute(sql.SQL(template).format(**parts))
         return max(cursor.rowcount, 0)
+
+
+def _storable(text: str) -> str:
+    """What a venue wrote, without what Postgres cannot store in JSON: NUL and lone surrogates."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _ident(name: str) -> sql.Identifier:

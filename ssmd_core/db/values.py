@@ -12,13 +12,14 @@ row read by a query and the same row in a change event become the same bytes:
 | timestamptz | `"2026-11-22T10:00:00.5Z"`: the printed digits, in UTC |
 | timestamp | the same without `Z` |
 | text[], varchar[] | array of strings and nulls |
-| json, jsonb | as printed |
+| json, jsonb | as printed: Postgres has checked it |
 | every other type | string as printed |
 | NULL | `null` |
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,11 @@ SESSION_OPTIONS = " ".join(f"-c {setting}" for setting in SESSION_SETTINGS)
 MAX_ARRAY_DEPTH = 6  # Postgres's own limit of dimensions
 
 _NOT_FINITE = frozenset({b"NaN", b"Infinity", b"-Infinity"})
+_WHOLE = re.compile(rb"-?(?:0|[1-9][0-9]*)").fullmatch
+_NUMERIC = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?").fullmatch
+_FLOAT = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[-+][0-9]+)?").fullmatch
+_STAMP = re.compile(rb"([0-9]{4,6}-[0-9]{2}-[0-9]{2}) ([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?)").fullmatch
+_OTHER_TIME = re.compile(rb"-?infinity|[-0-9]{10,12} [:.0-9]{8,15}(?:\+00)? BC").fullmatch
 
 
 class ValueTextError(SsmdError):
@@ -102,16 +108,30 @@ def _verbatim(text: bytes) -> bytes:
     return text
 
 
+def _whole_json(text: bytes) -> bytes:
+    if _WHOLE(text):
+        return text
+    raise ValueTextError(f"{text[:100]!r} is not an integer")
+
+
 def _float_json(text: bytes) -> bytes:
-    return b'"' + text + b'"' if text in _NOT_FINITE else text
+    if _FLOAT(text):
+        return text
+    if text in _NOT_FINITE:
+        return b'"' + text + b'"'
+    raise ValueTextError(f"{text[:100]!r} is not a number")
 
 
-def _quoted(text: bytes) -> bytes:
-    return b'"' + text + b'"'
+def _numeric_json(text: bytes) -> bytes:
+    if _NUMERIC(text) or text in _NOT_FINITE:
+        return b'"' + text + b'"'
+    raise ValueTextError(f"{text[:100]!r} is not a number")
 
 
 def _timestamp_json(text: bytes) -> bytes:
-    return b'"' + text.replace(b" ", b"T", 1) + b'"'
+    if found := _STAMP(text):
+        return b'"%bT%b"' % found.group(1, 2)
+    return _other_time(text)
 
 
 def timestamptz_json(text: bytes) -> bytes:
@@ -120,13 +140,17 @@ def timestamptz_json(text: bytes) -> bytes:
     Raises:
         ValueTextError: the session was not in UTC.
     """
-    if text[10:11] == b" " and text.endswith(b"+00"):
-        return b'"' + text[:10] + b"T" + text[11:-3] + b'Z"'
-    if text.endswith(b"infinity") or text.endswith(b"+00 BC"):
-        return b'"' + text + b'"'
-    if not text.endswith(b"+00"):
+    if text[-3:] == b"+00" and (found := _STAMP(text, 0, len(text) - 3)):
+        return b'"%bT%bZ"' % found.group(1, 2)
+    if _STAMP(text[:19]) and not text.endswith(b"+00 BC"):
         raise ValueTextError(f"timestamptz {text[:100]!r} is not in UTC: the session's timezone must be UTC")
-    return b'"' + text[:-3].replace(b" ", b"T", 1) + b'Z"'  # a year after 9999
+    return _other_time(text)
+
+
+def _other_time(text: bytes) -> bytes:
+    if _OTHER_TIME(text):
+        return b'"' + text + b'"'
+    raise ValueTextError(f"{text[:100]!r} is not a time")
 
 
 def array_json(text: bytes) -> bytes:
@@ -202,10 +226,10 @@ def _quoted_element(source: str, at: int) -> tuple[str, int]:
 
 _ENCODERS: dict[int, Encoder] = {
     BOOL: _bool_json,
-    NUMERIC: _quoted,
+    NUMERIC: _numeric_json,
     TIMESTAMP: _timestamp_json,
     TIMESTAMPTZ: timestamptz_json,
-    **dict.fromkeys(INTEGERS, _verbatim),
+    **dict.fromkeys(INTEGERS, _whole_json),
     **dict.fromkeys(FLOATS, _float_json),
     **dict.fromkeys(JSONS, _verbatim),
     **dict.fromkeys(TEXT_ARRAYS, array_json),
