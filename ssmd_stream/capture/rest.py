@@ -61,13 +61,16 @@ def parse_pair_map(document: Any) -> dict[str, str]:
 
 
 async def kraken_pair_map(rest_url: str) -> dict[str, str]:
-    """WebSocket symbol -> AssetPairs key of every pair.
+    """WebSocket symbol -> AssetPairs key of every pair, tokenised assets included.
 
     Raises:
         ConnectError: the venue does not answer as it should.
     """
     async with aiohttp.ClientSession() as session:
-        return parse_pair_map(await get_json(session, f"{rest_url}/AssetPairs"))
+        pairs = parse_pair_map(await get_json(session, f"{rest_url}/AssetPairs"))
+        # The plain list leaves them out.
+        tokenised = {"aclass_base": "tokenized_asset"}
+        return pairs | parse_pair_map(await get_json(session, f"{rest_url}/AssetPairs", tokenised))
 
 
 def parse_tokens(markets: Any) -> list[str]:

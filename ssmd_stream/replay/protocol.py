@@ -69,6 +69,10 @@ class Exchange(ABC):
             pool: ids to choose from, not empty.
         """
 
+    def due(self) -> Sequence[Event]:
+        """What the clock has brought since the last call, whatever is subscribed; called before every step."""
+        return ()
+
 
 class Session(ABC):
     """The venue's end of one connection.
@@ -127,14 +131,15 @@ class Traffic:
 
     def step(self, sessions: Sequence[Session]) -> list[tuple[Session, bytes]]:
         """One step of the exchange as the frames that each session gets, in order; empty if none wants any."""
+        events = list(self.exchange.due())
         key = (self.exchange.instruments, *((id(session), session.version) for session in sessions))
         if key != self._key:
             self._key = key
             self._resolve(sessions)
-        if not self._pool:
-            return []
+        if self._pool:
+            events += self.exchange.step(self._channels, self._pool)
         frames: list[tuple[Session, bytes]] = []
-        for event in self.exchange.step(self._channels, self._pool):
+        for event in events:
             for session in sessions:
                 frame = session.render(event)
                 if frame is not None:

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-import msgspec
 import picows
 import structlog
 from aiohttp import web
@@ -21,13 +20,15 @@ from ssmd_core.errors import SsmdError
 from ssmd_core.feeds.base import Feed
 from ssmd_stream.replay.connection import Connection
 from ssmd_stream.replay.faults import Fault, Faults, Injector
-from ssmd_stream.replay.generator.polymarket import PolymarketExchange, gamma_market
+from ssmd_stream.replay.generator.kalshi_calendar import ScheduledMarket
 from ssmd_stream.replay.protocol import Exchange, Session, Traffic
 from ssmd_stream.replay.recording import RecordedFrame, Recording
-from ssmd_stream.replay.rest import rest_app
+from ssmd_stream.replay.rest_faults import RestFaults
 from ssmd_stream.replay.sent_log import SentLog
 from ssmd_stream.replay.venues.kalshi import PATH, ClientKey, handshake_error
 from ssmd_stream.replay.venues.registry import make_exchange, make_session
+from ssmd_stream.replay.venues_rest import rest_app
+from ssmd_stream.replay.venues_rest.source import RestSource
 
 _log = structlog.get_logger()
 
@@ -38,7 +39,6 @@ BATCH_BYTES = 256 * 1024
 DEFAULT_PACE = 1_000.0
 _TICK_S = 0.1
 _IDLE_S = 5.0
-_SCANNED_FRAMES = 2_000
 
 
 class Generated:
@@ -48,16 +48,23 @@ class Generated:
         seed: same seed and same clock, same traffic.
         frames_per_s: data frames a second, over all connections; None: as fast as the readers take them.
         limit: how many data frames to send, None: no end.
-        markets: see `make_exchange`.
+        markets, calendar: see `make_exchange`.
     """
 
     def __init__(
-        self, *, seed: int = 0, frames_per_s: float | None = 1_000.0, limit: int | None = None, markets: int = 8
+        self,
+        *,
+        seed: int = 0,
+        frames_per_s: float | None = 1_000.0,
+        limit: int | None = None,
+        markets: int = 8,
+        calendar: Sequence[ScheduledMarket] = (),
     ) -> None:
         self.seed = seed
         self.frames_per_s = frames_per_s
         self.limit = limit
         self.markets = markets
+        self.calendar = calendar
 
 
 class ReplayServer:
@@ -72,7 +79,7 @@ class ReplayServer:
         feed: which venue.
         source: what to send.
         host, port: where to listen; 0 takes a free port.
-        rest_port: likewise for REST (Kraken's AssetPairs, Polymarket's Gamma).
+        rest_port: likewise for REST.
         speed: of a recording, 1.0 keeps its timing; None is as fast as the reader takes it.
         frames_per_s: pace of a recording without receive times when `speed` is set (times `speed`).
         on_reconnect: `restart` plays the recording from its start to every new connection.
@@ -80,6 +87,8 @@ class ReplayServer:
         sent_log: file to which every text frame that was sent is appended (`read_sent_log`).
         key: Kalshi only: accept this client key; None accepts everybody.
         clock: exchange time.
+        listing: what REST answers from instead of the source; its type is the venue's, see `venues_rest`.
+        rest_faults: what REST does wrong, and what it was asked.
     """
 
     def __init__(
@@ -97,6 +106,8 @@ class ReplayServer:
         sent_log: Path | None = None,
         key: ClientKey | None = None,
         clock: Clock | None = None,
+        listing: Any = None,
+        rest_faults: RestFaults | None = None,
     ) -> None:
         self._feed = feed
         self._source = source
@@ -111,9 +122,11 @@ class ReplayServer:
         self._log: SentLog | None = None
         self._key = key
         self._clock = clock or Clock()
+        self._listing = listing
+        self._rest_faults = rest_faults or RestFaults()
         self._exchange: Exchange | None = None
         if isinstance(source, Generated):
-            self._exchange = make_exchange(feed.name, source.seed, self._clock.now_ns, source.markets)
+            self._exchange = make_exchange(feed.name, source.seed, self._clock.now_ns, source.markets, source.calendar)
         self._connections: list[Connection] = []
         self._changed = asyncio.Event()
         self._finished = asyncio.Event()
@@ -131,6 +144,11 @@ class ReplayServer:
     def connections(self) -> Sequence[Connection]:
         """All connections there have been, by ordinal."""
         return self._connections
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The generated market; None for a recording."""
+        return self._exchange
 
     @property
     def instruments(self) -> tuple[str, ...]:
@@ -160,7 +178,9 @@ class ReplayServer:
         )
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"ws://{self._host}:{port}{urlsplit(self._feed.websocket_urls['prod']).path}"
-        rest = rest_app(self._feed.name, self._gamma)
+        recording = self._source if isinstance(self._source, Recording) else None
+        rest_source = RestSource(self._clock.now_ns, self._listing, self._exchange, recording)
+        rest = rest_app(self._feed.name, rest_source, self._rest_faults)
         if rest is not None:
             app, base = rest
             self._rest = web.AppRunner(app, access_log=None)
@@ -318,6 +338,7 @@ class ReplayServer:
             takers = self._takers()
             if not takers:
                 await self._wait_for_change(0.05 if self._any_silent() else _IDLE_S)
+                self._exchange.due()  # what nobody heard is not told later
                 started, made = time.monotonic(), 0
                 continue
             faults = [(taker, self._injector.connection_fault(taker.ordinal)) for taker in takers]
@@ -385,15 +406,6 @@ class ReplayServer:
         now = time.monotonic()
         return any(each.open and now < each.silent_until < float("inf") for each in self._connections)
 
-    # -- REST ----------------------------------------------------------------------------------------------------
-
-    def _gamma(self) -> list[dict[str, Any]]:
-        if isinstance(self._exchange, PolymarketExchange):
-            return self._exchange.gamma()
-        if isinstance(self._source, Recording):
-            return recorded_markets(self._source)
-        return []
-
 
 class _Reader:
     """A recording, one frame ahead, and when that frame is due."""
@@ -439,32 +451,3 @@ class _Reader:
         """Nobody listened up to now: the recording goes on from here."""
         if self._speed is not None:
             self._started = time.monotonic() - self._recording_s / self._speed
-
-
-class _Tokens(msgspec.Struct, gc=False):
-    market: str = ""
-    asset_id: str = ""
-    price_changes: list[_Tokens] = []
-
-
-_TOKENS = msgspec.json.Decoder(_Tokens | list[_Tokens])
-
-
-def recorded_markets(recording: Recording) -> list[dict[str, Any]]:
-    """Gamma objects for the Polymarket tokens that the first 2,000 frames of a recording name."""
-    tokens: dict[str, dict[str, None]] = {}
-    for number, frame in enumerate(recording):
-        if number == _SCANNED_FRAMES:
-            break
-        try:
-            found = _TOKENS.decode(frame.payload)
-        except msgspec.DecodeError:
-            continue
-        for message in found if isinstance(found, list) else [found]:
-            for entry in (message, *message.price_changes):
-                if message.market and entry.asset_id:
-                    tokens.setdefault(message.market, {})[entry.asset_id] = None
-    return [
-        gamma_market(index, condition, list(ids), tick=0.01, closed=False, timestamp_ms=0)
-        for index, (condition, ids) in enumerate(tokens.items(), 1)
-    ]

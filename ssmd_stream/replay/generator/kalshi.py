@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 import orjson
 
+from ssmd_core.clock import NS_PER_S
+from ssmd_stream.replay.generator.kalshi_calendar import Life, ScheduledMarket
 from ssmd_stream.replay.generator.ladder import Change, Ladder
 from ssmd_stream.replay.protocol import Event, Exchange, iso
 
@@ -15,6 +19,11 @@ _UNIT = 10_000  # price units per dollar
 _PRICE = [f"{units // _UNIT}.{units % _UNIT:04d}" for units in range(_UNIT + 1)]
 # Every so many steps the next lifecycle message of the short-lived market.
 LIFECYCLE_EVERY = 200
+# What stays open does so for longer than anybody lets a generator run.
+_OPEN_SINCE_NS = 3_600 * NS_PER_S
+_OPEN_FOR_NS = 30 * 86_400 * NS_PER_S
+# Short-lived markets that REST still lists.
+_LISTED = 1_000
 
 
 @dataclass(slots=True)
@@ -33,24 +42,78 @@ class KalshiMarket:
 class KalshiExchange(Exchange):
     """Markets that stay open, and one after another a short-lived one that is created, traded, closed and settled.
 
+    Besides these there can be markets that follow a calendar (`schedule`): they open and close by the clock alone, as
+    the venue's do, without a lifecycle message. The short-lived one follows the steps instead of the clock, so that
+    the same seed gives the same traffic.
+
     Args:
         seed: same seed, same traffic.
         now_ns: exchange time, epoch nanoseconds.
         markets: how many stay open.
+        calendar: see `schedule`.
     """
 
-    def __init__(self, seed: int, now_ns: Callable[[], int], markets: int = 8) -> None:
+    def __init__(
+        self, seed: int, now_ns: Callable[[], int], markets: int = 8, calendar: Sequence[ScheduledMarket] = ()
+    ) -> None:
         self._rng = Random(seed)
         self._now_ns = now_ns
+        #: Epoch nanoseconds at which the exchange was made.
+        self.start_ns = now_ns()
+        #: Markets that trade now.
         self.markets: dict[str, KalshiMarket] = {}
+        #: Dates of every market that REST lists, in the order of creation.
+        self.lives: dict[str, Life] = {}
+        # What will happen: when, a number to tell equal moments apart, what.
+        self._agenda: list[tuple[int, int, Callable[[], list[Event]]]] = []
+        self._numbers = itertools.count()
+        self._happened: list[Event] = []
         for index in range(markets):
             # Tickers with dots and fractional strikes exist and must survive subjects and paths.
             strike = f"T{80_000 + 500 * index - 0.01:.2f}" if index % 2 else f"{index:02d}"
-            self._open(f"{'KXBTCD' if index % 2 else 'KXBTC15M'}-26NOV22{12 + index // 8 % 12:02d}-{strike}")
+            ticker = f"{'KXBTCD' if index % 2 else 'KXBTC15M'}-26NOV22{12 + index // 8 % 12:02d}-{strike}"
+            opened_ns = self.start_ns - _OPEN_SINCE_NS
+            self.lives[ticker] = Life(ticker, opened_ns, opened_ns, self.start_ns + _OPEN_FOR_NS)
+            self._open(ticker)
         self.instruments = tuple(self.markets)
+        for market in calendar:
+            self.schedule(market)
         self._steps = 0
         self._generation = 0
         self._phases: list[Callable[[str, str], list[Event]]] = []
+
+    def schedule(self, market: ScheduledMarket) -> None:
+        """Let a market live by the clock. Of what lies in the past there are no messages."""
+        life = Life.of(market, self.start_ns)
+        ticker, now_ns = life.ticker, self._now_ns()
+        assert life.determined_ns is not None and life.settled_ns is not None
+        if life.created_ns <= now_ns:
+            self.lives[ticker] = life
+        if life.open_ns <= now_ns < life.close_ns:
+            self._open(ticker)
+            self.instruments = tuple(self.markets)
+        for at_ns, happens in (
+            (life.created_ns, lambda: self._calendar_created(life)),
+            (life.open_ns, lambda: self._calendar_opened(ticker)),
+            (life.close_ns, lambda: self._calendar_closed(ticker)),
+            (life.determined_ns, lambda: [_determined(ticker, life.result, life.determined_ns)]),
+            (life.settled_ns, lambda: [_settled(ticker, life.settled_ns)]),
+        ):
+            if at_ns > now_ns:
+                heapq.heappush(self._agenda, (at_ns, next(self._numbers), happens))
+
+    def due(self) -> Sequence[Event]:
+        if not self._agenda and not self._happened:
+            return ()
+        self.advance()
+        happened, self._happened = self._happened, []
+        return happened
+
+    def advance(self) -> None:
+        """Let everything happen whose time has come; `due` gives the messages."""
+        now_ns = self._now_ns() if self._agenda else 0
+        while self._agenda and self._agenda[0][0] <= now_ns:
+            self._happened += heapq.heappop(self._agenda)[2]()
 
     def snapshot(self, ticker: str) -> str:
         """`msg` of an orderbook_snapshot: bids of both sides, ascending; an empty side has no key."""
@@ -148,24 +211,31 @@ class KalshiExchange(Exchange):
         event = f"KXBTC15M-26NOV23{self._generation:04d}"
         return self._phases.pop(0)(event, f"{event}-15")
 
+    def _calendar_created(self, life: Life) -> list[Event]:
+        known = any(each.event_ticker == life.event_ticker for each in self.lives.values())
+        self.lives[life.ticker] = life
+        events = _created(life.event_ticker, life.ticker, life.open_ns // NS_PER_S, life.close_ns // NS_PER_S)
+        return events[1:] if known else events
+
+    def _calendar_opened(self, ticker: str) -> list[Event]:
+        self._open(ticker)
+        self.instruments = tuple(self.markets)
+        # Who had subscribed before gets the book now.
+        return [Event("orderbook_delta", ticker, "orderbook_snapshot", self.snapshot(ticker))]
+
+    def _calendar_closed(self, ticker: str) -> list[Event]:
+        return self._closed(ticker) if ticker in self.markets else []
+
     def _created(self, event: str, ticker: str) -> list[Event]:
-        now_s = self._now_ns() // 10**9
-        metadata = {
-            "name": "BTC up in 15 minutes", "title": "Will BTC rise?", "yes_sub_title": "Up", "no_sub_title": "Down",
-            "rules_primary": "Average of the last 60 s…", "rules_secondary": "", "can_close_early": True,
-            "event_ticker": event, "expected_expiration_ts": now_s + 1_200, "strike_type": "greater_or_equal",
-            "floor_strike": 84_000.5,
-        }  # fmt: skip
-        return [
-            _lifecycle_event(
-                "event_lifecycle", event_ticker=event, exchange_index=1, title="BTC in 15 minutes", subtitle="Nov 23",
-                collateral_return_type="MECNET", series_ticker="KXBTC15M",
-            ),
-            _market_event(
-                ticker, "created", exchange_index=1, open_ts=now_s, close_ts=now_s + 900,
-                price_level_structure="linear_cent", additional_metadata=metadata,
-            ),
-        ]  # fmt: skip
+        now_ns = self._now_ns()
+        while len(self.lives) > len(self.markets) + _LISTED:
+            oldest = next((t for t, each in self.lives.items() if each.status(now_ns) == "finalized"), None)
+            if oldest is None:
+                break
+            del self.lives[oldest]
+        self.lives[ticker] = Life(ticker, now_ns, now_ns, now_ns + 900 * NS_PER_S)
+        now_s = now_ns // NS_PER_S
+        return _created(event, ticker, now_s, now_s + 900)
 
     def _activated(self, _event: str, ticker: str) -> list[Event]:
         self._open(ticker)
@@ -198,28 +268,62 @@ class KalshiExchange(Exchange):
         return [_market_event(ticker, "metadata_updated", yes_sub_title="above $84,000.50", floor_strike=84_000.5)]
 
     def _close_date(self, _event: str, ticker: str) -> list[Event]:
-        return [_market_event(ticker, "close_date_updated", close_ts=self._now_ns() // 10**9)]
+        life = self.lives[ticker]
+        life.close_ns = self._now_ns()
+        return [_market_event(ticker, "close_date_updated", close_ts=life.close_ns // NS_PER_S)]
 
     def _deactivated(self, _event: str, ticker: str) -> list[Event]:
+        return [_market_event(ticker, "deactivated", is_deactivated=True), *self._closed(ticker)]
+
+    def _closed(self, ticker: str) -> list[Event]:
         # At the close the venue sends an empty snapshot unasked, and a ticker of 0.0000 against 1.0000.
-        market = self.markets.pop(ticker)
+        market, life = self.markets.pop(ticker), self.lives[ticker]
         self.instruments = tuple(self.markets)
+        life.last, life.volume, life.open_interest = market.last, market.volume, market.open_interest
         empty = f'{{"market_ticker":"{ticker}","market_id":"{market.id}"}}'
         return [
-            _market_event(ticker, "deactivated", is_deactivated=True),
             Event("orderbook_delta", ticker, "orderbook_snapshot", empty),
             Event("ticker", ticker, "ticker", self._ticker_body(market, 0, _UNIT, 0, 0)),
         ]
 
     def _determined(self, _event: str, ticker: str) -> list[Event]:
-        return [
-            _market_event(
-                ticker, "determined", result="yes", determination_ts=self._now_ns() // 10**9, settlement_value="1.0000"
-            )
-        ]
+        self.lives[ticker].determined_ns = now_ns = self._now_ns()
+        return [_determined(ticker, "yes", now_ns)]
 
     def _settled(self, _event: str, ticker: str) -> list[Event]:
-        return [_market_event(ticker, "settled", settled_ts=self._now_ns() // 10**9)]
+        self.lives[ticker].settled_ns = now_ns = self._now_ns()
+        return [_settled(ticker, now_ns)]
+
+
+def _created(event: str, ticker: str, open_s: int, close_s: int) -> list[Event]:
+    series = ticker.partition("-")[0]
+    metadata = {
+        "name": "BTC up in 15 minutes", "title": "Will BTC rise?", "yes_sub_title": "Up", "no_sub_title": "Down",
+        "rules_primary": "Average of the last 60 s…", "rules_secondary": "", "can_close_early": True,
+        "event_ticker": event, "expected_expiration_ts": close_s + 300, "strike_type": "greater_or_equal",
+        "floor_strike": 84_000.5,
+    }  # fmt: skip
+    return [
+        _lifecycle_event(
+            "event_lifecycle", event_ticker=event, exchange_index=1, title="BTC in 15 minutes", subtitle="Nov 23",
+            collateral_return_type="MECNET", series_ticker=series,
+        ),
+        _market_event(
+            ticker, "created", exchange_index=1, open_ts=open_s, close_ts=close_s,
+            price_level_structure="linear_cent", additional_metadata=metadata,
+        ),
+    ]  # fmt: skip
+
+
+def _determined(ticker: str, result: str, at_ns: int) -> Event:
+    value = "1.0000" if result == "yes" else "0.0000"
+    return _market_event(
+        ticker, "determined", result=result, determination_ts=at_ns // NS_PER_S, settlement_value=value
+    )
+
+
+def _settled(ticker: str, at_ns: int) -> Event:
+    return _market_event(ticker, "settled", settled_ts=at_ns // NS_PER_S)
 
 
 def _market_event(ticker: str, event_type: str, **members: object) -> Event:

@@ -46,6 +46,10 @@ PAIRS = (
     PairSpec("BTC/EUR", "XXBTZEUR", "XBT/EUR", "XXBT", "ZEUR", 1, 771_230),
     PairSpec("USDT/USD", "USDTZUSD", "USDT/USD", "USDT", "ZUSD", 5, 99_981),
 )
+# REST lists more than anybody trades here: a name that only looks as if it had an old prefix, and a tokenised share,
+# which stands in a listing of its own.
+LISTED_ONLY = (PairSpec("XAUT/USD", "XAUTUSD", "XAUT/USD", "XAUT", "ZUSD", 2, 415_000),)
+TOKENIZED = (PairSpec("AAPLx/USD", "AAPLxUSD", "AAPLx/USD", "AAPLx", "ZUSD", 2, 26_840),)
 
 
 @dataclass(slots=True)
@@ -166,13 +170,20 @@ class KrakenExchange(Exchange):
         return row
 
 
-def asset_pairs() -> dict[str, Any]:
-    """The answer of REST AssetPairs for `PAIRS`, shaped as in September 2026."""
-    result = {
+def asset_pairs(exchange: KrakenExchange | None = None, aclass_base: str = "currency") -> dict[str, Any]:
+    """Result of REST AssetPairs by key, shaped as in September 2026.
+
+    Args:
+        exchange: whose statuses are shown; None: all are online.
+        aclass_base: `currency` or `tokenized_asset`.
+    """
+    listed = {"currency": (*PAIRS, *LISTED_ONLY), "tokenized_asset": TOKENIZED}.get(aclass_base, ())
+    traded = exchange.pairs if exchange is not None else {}
+    return {
         spec.key: {
             "altname": spec.wsname.replace("/", ""),
             "wsname": spec.wsname,
-            "aclass_base": "currency",
+            "aclass_base": aclass_base,
             "base": spec.base,
             "aclass_quote": "currency",
             "quote": spec.quote,
@@ -191,14 +202,13 @@ def asset_pairs() -> dict[str, Any]:
             "ordermin": "0.00005",
             "costmin": "0.5",
             "tick_size": f"{10**-spec.digits:.{spec.digits}f}",
-            "status": "online",
+            "status": traded[spec.symbol].status if spec.symbol in traded else "online",
             "execution_venue": "international",
             "long_position_limit": 350,
             "short_position_limit": 250,
         }
-        for spec in PAIRS
+        for spec in listed
     }
-    return {"error": [], "result": result}
 
 
 def qty(units: int) -> str:

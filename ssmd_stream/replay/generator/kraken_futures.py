@@ -1,4 +1,7 @@
-"""Generated Kraken Futures traffic, WebSocket v1 of 2026 (spec wire-formats 3.2)."""
+"""Generated Kraken Futures traffic, WebSocket v1 of 2026, and the REST listings that belong to it.
+
+Wire facts: spec wire-formats 3.2, 3.3.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from ssmd_stream.replay.generator.ladder import Change, Ladder
-from ssmd_stream.replay.protocol import Event, Exchange
+from ssmd_stream.replay.protocol import Event, Exchange, iso
 
 # Product, pair, price units per 1, starting mid in units, tag, days to maturity.
 PRODUCTS = (
@@ -20,6 +24,8 @@ PRODUCTS = (
     ("FF_XBTUSD_261225", "XBT:USD", 1, 84_410, "quarter", 33),
 )
 _QTY = 10_000  # quantity units per contract or base unit
+# 2026-12-25T08:00:00Z
+_MATURITY_MS = 1_798_185_600_000
 
 
 @dataclass(slots=True)
@@ -117,7 +123,7 @@ class KrakenFuturesExchange(Exchange):
             f'"dtm":{product.dtm},"index":{last + 0.07:.2f},"last":{last},"change":-0.68,"suspended":false,'
             f'"tag":"{product.tag}","pair":"{product.pair}","openInterest":2157.6281,'
             f'"markPrice":{last - 0.31964411354:.11f},"open":{last},"high":{last + 120.5},"low":{last - 99.5},'
-            f'"maturityTime":{1_798_185_600_000 if product.dtm else 0},"post_only":false,'
+            f'"maturityTime":{_MATURITY_MS if product.dtm else 0},"post_only":false,'
             f'"volumeQuote":{product.volume / _QTY * last:.4f}}}'
         )
 
@@ -129,9 +135,37 @@ class KrakenFuturesExchange(Exchange):
             f'"bid":{self._price(product, product.ladder.best_bid)},'
             f'"ask":{self._price(product, product.ladder.best_ask)},"change":-0.68,'
             f'"volume":{product.volume / _QTY},"tag":"{product.tag}","pair":"{product.pair}",'
-            f'"dtm":{product.dtm},"maturityTime":{1_798_185_600_000 if product.dtm else 0},'
+            f'"dtm":{product.dtm},"maturityTime":{_MATURITY_MS if product.dtm else 0},'
             f'"volumeQuote":{product.volume / _QTY * self._price(product, product.last):.4f}}}'
         )
+
+    def tickers(self) -> list[dict[str, Any]]:
+        """REST's tickers of the moment; funding members only on perpetuals. REST says BTC where WebSocket says XBT."""
+        return [self._rest_ticker(product) for product in self.products.values()]
+
+    def _rest_ticker(self, product: FuturesProduct) -> dict[str, Any]:
+        ladder, last = product.ladder, self._price(product, product.last)
+        now = iso(self._now_ns())
+        funding = {"fundingRate": 0.1767923925826881, "fundingRatePrediction": -0.045351956680625}
+        return {
+            "symbol": product.id,
+            "last": last,
+            "lastTime": now,
+            "tag": product.tag,
+            "pair": product.pair.replace("XBT", "BTC"),
+            "markPrice": round(last - 0.31964411354, 11),
+            "bid": self._price(product, ladder.best_bid),
+            "bidSize": ladder.bid_sizes[ladder.best_bid] / _QTY,
+            "ask": self._price(product, ladder.best_ask),
+            "askSize": ladder.ask_sizes[ladder.best_ask] / _QTY,
+            "vol24h": product.volume / _QTY,
+            "volumeQuote": round(product.volume / _QTY * last, 4),
+            "openInterest": 2157.6281,
+            "suspended": False,
+            "indexPrice": round(last + 0.07, 2),
+            "postOnly": False,
+            "change24h": -0.68,
+        } | (funding if product.tag == "perpetual" else {})
 
     def _trade(self, product: FuturesProduct) -> list[Event]:
         fill = product.ladder.take()
@@ -166,3 +200,45 @@ class KrakenFuturesExchange(Exchange):
 
     def _ms(self) -> int:
         return self._now_ns() // 1_000_000
+
+
+def instrument_listing() -> list[dict[str, Any]]:
+    """REST's instruments for `PRODUCTS`, and one of the indices that stand among them."""
+    return [_instrument(*product) for product in PRODUCTS] + [
+        {"symbol": "rr_xbtusd", "type": "spot index", "tradeable": False}
+    ]
+
+
+def _instrument(id_: str, pair: str, scale: int, _mid: int, tag: str, _dtm: int) -> dict[str, Any]:
+    base, quote = pair.replace("XBT", "BTC").split(":")
+    inverse = id_.startswith("PI_")
+    dated = {} if tag == "perpetual" else {"lastTradingTime": iso(_MATURITY_MS * 1_000_000)}
+    return dated | {
+        "symbol": id_,
+        "type": "futures_inverse" if inverse else "flexible_futures",
+        "underlying": f"rr_{pair.replace(':', '').lower()}",
+        "tickSize": 1 / scale,
+        "contractSize": 1,
+        "tradeable": True,
+        "impactMidSize": 1.5,
+        "maxPositionSize": 75_000_000.0 if inverse else 16_000.0,
+        "openingDate": "2022-03-22T13:18:45Z",
+        "marginLevels": [
+            {"contracts" if inverse else "numNonContractUnits": 0, "initialMargin": 0.02, "maintenanceMargin": 0.01},
+            {"contracts" if inverse else "numNonContractUnits": 500_000, "initialMargin": 0.04,
+             "maintenanceMargin": 0.02},
+        ],
+        "fundingRateCoefficient": 24,
+        "maxRelativeFundingRate": 0.0025,
+        "isin": "GB00J62YGL67",
+        "contractValueTradePrecision": 0 if inverse else 4,
+        "postOnly": False,
+        "feeScheduleUid": "723888f7-0a8e-4183-8648-f920a22339e3",
+        "mtf": True,
+        "base": base,
+        "quote": quote,
+        "pair": f"{base}:{quote}",
+        "category": "",
+        "tags": [],
+        "tradfi": False,
+    }  # fmt: skip

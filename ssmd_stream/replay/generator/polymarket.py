@@ -1,6 +1,6 @@
-"""Generated Polymarket traffic, market channel of 2026, and the Gamma documents that belong to it.
+"""Generated Polymarket traffic, market channel of 2026.
 
-Wire facts: spec wire-formats 4.2, 4.3. `hash` follows the recipe measured there. What a venue does to
+Wire facts: spec wire-formats 4.2. `hash` follows the recipe measured there. What a venue does to
 `last_trade_price` in the hash after a trade is not known: here it becomes the trade's price, with the very text of
 the last_trade_price message, from the next message on.
 """
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from hashlib import sha1
 from random import Random
 from typing import Any
 
 import orjson
 
+from ssmd_stream.replay.generator.gamma import gamma_events, gamma_market
 from ssmd_stream.replay.generator.ladder import Change, Ladder
-from ssmd_stream.replay.protocol import Event, Exchange, iso
+from ssmd_stream.replay.protocol import Event, Exchange
 
 _UNIT = 1_000  # price units per dollar
 _PRICE = [f"{units / _UNIT:.3f}".rstrip("0").rstrip(".") for units in range(_UNIT + 1)]
@@ -40,7 +42,12 @@ class PolymarketMarket:
     texts: tuple[dict[int, str], dict[int, str], dict[int, str], dict[int, str]] = field(
         default_factory=lambda: ({}, {}, {}, {})
     )
-    closed: bool = False
+    made_ms: int = 0
+    closed_ms: int = 0
+
+    @property
+    def closed(self) -> bool:
+        return self.closed_ms > 0
 
     @property
     def tick(self) -> str:
@@ -121,11 +128,19 @@ class PolymarketExchange(Exchange):
         """Gamma's market objects, closed ones included, in the order they were made."""
         return [
             gamma_market(
-                market.index, market.condition, market.tokens,
-                tick=float(market.tick), closed=market.closed, timestamp_ms=market.timestamp,
+                market.index, market.condition, market.tokens, tick=float(market.tick), timestamp_ms=market.timestamp,
+                made_ms=market.made_ms, closed_ms=market.closed_ms, price=self._middle(market),
             )
             for market in self.markets.values()
         ]  # fmt: skip
+
+    def events(self) -> list[dict[str, Any]]:
+        """Gamma's event objects with their markets, closed ones included, in the order they were made."""
+        return gamma_events(self.gamma())
+
+    def _middle(self, market: PolymarketMarket) -> Decimal:
+        bid, ask = self._touch(market, 0)
+        return Decimal(bid + ask) / (2 * _UNIT)
 
     def _open(self) -> PolymarketMarket:
         rng = self._rng
@@ -137,6 +152,7 @@ class PolymarketExchange(Exchange):
             self._count, f"0x{rng.getrandbits(256):064x}", (first[0], first[1]),
             f"Will rehearsal {self._count} end “up”?", f"rehearsal-{self._count}",
             Ladder(rng, mid=mid, tick=10, low=10, high=_UNIT - 10, max_size=1_000_000), self._ms(),
+            made_ms=self._ms(),
         )  # fmt: skip
         if self._count % 2:  # every other market has been traded already
             market.last = [f"{units / _UNIT:.3f}" for units in (mid, _UNIT - mid)]
@@ -268,7 +284,7 @@ class PolymarketExchange(Exchange):
                 old = sizes.pop(price)
                 prices.remove(price)
                 events += self._change(market, Change(is_bid, price, old, 0))
-        market.closed = True
+        market.closed_ms = self._ms()
         for token in market.tokens:
             del self.by_token[token]
         self._relist()
@@ -292,42 +308,3 @@ def _size(hundredths: int) -> str:
     if hundredths % 100 == 0:
         return str(hundredths // 100)
     return f"{hundredths // 100}.{hundredths % 100:02d}".rstrip("0")
-
-
-def gamma_market(
-    index: int, condition: str, tokens: Sequence[str], *, tick: float, closed: bool, timestamp_ms: int
-) -> dict[str, Any]:
-    """A market object as Gamma gives it, with the members that are always present (292 of 292 measured)."""
-    made = iso(timestamp_ms * 1_000_000)
-    return {
-        "id": str(3_000_000 + index),
-        "conditionId": condition,
-        "questionID": f"0x{index:064x}",
-        "slug": f"rehearsal-{index}",
-        "question": f"Will rehearsal {index} end “up”?",
-        "description": "Made by a rehearsal.",
-        "outcomes": '["Up", "Down"]',
-        "outcomePrices": '["1", "0"]' if closed else '["0.5", "0.5"]',
-        "clobTokenIds": orjson.dumps(list(tokens)).decode(),
-        "umaResolutionStatuses": "[]",
-        "active": True,
-        "closed": closed,
-        "archived": False,
-        "acceptingOrders": not closed,
-        "enableOrderBook": True,
-        "negRisk": False,
-        "startDate": made,
-        "endDate": made,
-        "createdAt": made,
-        "updatedAt": made,
-        "orderMinSize": 5,
-        "orderPriceMinTickSize": tick,
-        "feesEnabled": False,
-        "makerBaseFee": 0,
-        "takerBaseFee": 0,
-        "spread": 0.01,
-        "volume": f"{100_000 + index * 137.25:.2f}",
-        "volumeNum": 100_000 + index * 137.25,
-        "liquidity": f"{50_000 + index}",
-        "liquidityNum": 50_000 + index,
-    }

@@ -8,6 +8,7 @@ import orjson
 
 from ssmd_core.errors import ConfigError, UnknownFeedError
 from ssmd_stream.replay.generator.kalshi import KalshiExchange
+from ssmd_stream.replay.generator.kalshi_calendar import ScheduledMarket
 from ssmd_stream.replay.generator.kraken import KrakenExchange
 from ssmd_stream.replay.generator.kraken_futures import KrakenFuturesExchange
 from ssmd_stream.replay.generator.polymarket import PolymarketExchange
@@ -18,15 +19,20 @@ from ssmd_stream.replay.venues.kraken_futures import KrakenFuturesSession
 from ssmd_stream.replay.venues.polymarket import PolymarketSession
 
 
-def make_exchange(feed: str, seed: int, now_ns: Callable[[], int], markets: int = 8) -> Exchange:
+def make_exchange(
+    feed: str, seed: int, now_ns: Callable[[], int], markets: int = 8, calendar: Sequence[ScheduledMarket] = ()
+) -> Exchange:
     """A seeded market of the feed; `markets` counts Kalshi's and Polymarket's, the others have a fixed list.
+
+    Args:
+        calendar: Kalshi only: markets that open and close by the clock.
 
     Raises:
         UnknownFeedError: no venue of this name can be played.
     """
     match feed:
         case "kalshi":
-            return KalshiExchange(seed, now_ns, markets)
+            return KalshiExchange(seed, now_ns, markets, calendar)
         case "kraken":
             return KrakenExchange(seed, now_ns)
         case "kraken-futures":
