@@ -1,0 +1,105 @@
+"""What commands on the database share: a session, moments and durations as people write them, tables for people."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ssmd_core.errors import ConfigError
+from ssmd_core.settings import Settings
+
+if TYPE_CHECKING:
+    import psycopg
+
+T = TypeVar("T")
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_DURATION = re.compile(r"(\d{1,6})([smhd])")
+
+
+def with_database(settings: Settings, work: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
+    """Run `work` on a session of its own.
+
+    Raises:
+        ConfigError: no usable DATABASE_URL.
+        DatabaseError: Postgres cannot be reached, or refused.
+    """
+    import psycopg
+
+    from ssmd_core.db.connect import DatabaseError, connect
+
+    async def run() -> T:
+        async with await connect(settings.database_url, name="cli", clock=settings.clock) as connection:
+            return await work(connection)
+
+    try:
+        return asyncio.run(run())
+    except psycopg.errors.UndefinedTable as error:
+        raise DatabaseError(f"{str(error).splitlines()[0]}; `ssmd db upgrade` makes what is missing") from error
+    except psycopg.Error as error:
+        raise DatabaseError(f"Postgres: {str(error).strip()}") from error
+
+
+def moment_of(text: str | None, name: str) -> datetime | None:
+    """A moment in ISO 8601; without a zone it is UTC, without a time midnight.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} {text!r} is not a moment such as 2026-11-17T14:00Z") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def duration_of(text: str | None, name: str) -> timedelta | None:
+    """A duration such as `30m`, `48h` or `2d`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if text is None:
+        return None
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"{name} {text!r} is not a duration such as 30m, 48h or 2d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on stdout. Values may come from strangers: neither markup nor control characters act in it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        # Folded, never cut: an id with its end missing is of no use.
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(value)) for value in row))
+    Console(highlight=False).print(table)
+
+
+def shown(value: Any) -> str:
+    """A value as people read it: UTC to the second, nothing for null, no control characters."""
+    match value:
+        case None:
+            return ""
+        case datetime():
+            moment = value.astimezone(UTC)
+            return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{moment:%f}".rstrip("0") if moment.microsecond else "")
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(shown, value))
+        case _:
+            # Cc and Cf: terminal escapes, and marks that turn the direction of what follows.
+            return "".join("\ufffd" if unicodedata.category(c) in {"Cc", "Cf"} else c for c in str(value))
