@@ -1,4 +1,4 @@
-"""What `ssmd up` runs beside the servers: connectors, the archiver, Dagster."""
+"""What `ssmd up` runs beside the servers: connectors, archiver, CDC, cache, consumers, Dagster."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssmd_core import config
+from ssmd_core.db.migrate import migrate
 from ssmd_core.errors import ConfigError
 from ssmd_core.feeds import FEEDS, get
 from ssmd_core.feeds.base import Feed
@@ -19,7 +20,11 @@ from ssmd_stream.servers.ports import choose_port
 from ssmd_stream.servers.stack import ServerUrls
 
 DAGSTER_PORT = 3000
-_DAGSTER_STAGE, _ARCHIVER_STAGE, _CONNECTOR_STAGE = 0, 1, 2
+# Consumer -> feed whose streams it follows.
+CONSUMERS = {"lifecycle": "kalshi", "funding-rates": "kraken-futures"}
+# "off": the schedules skip, so that looking at a data folder does not ask the venues anything.
+SCHEDULES = "SSMD_SCHEDULES"
+_DAGSTER_STAGE, _CONSUMER_STAGE, _CONNECTOR_STAGE = 0, 1, 2
 _KALSHI_SECRETS = ("KALSHI_API_KEY", "KALSHI_PRIVATE_KEY")
 
 
@@ -37,7 +42,9 @@ class Plan:
 
 
 def children(settings: Settings, *, capture: bool, environment: Mapping[str, str] = os.environ) -> Plan:
-    """Everything for one machine: a connector per stream of every feed, one archiver, Dagster's two processes.
+    """Everything for one machine: connectors, archiver, CDC, cache, the consumers, Dagster's two processes.
+
+    The database is brought to the newest revision before anything that uses it starts.
 
     Raises:
         ConfigError: dagster.yaml or workspace.yaml is not where the checkout has it.
@@ -49,11 +56,18 @@ def children(settings: Settings, *, capture: bool, environment: Mapping[str, str
         streams = [(feed, stream) for feed, stream in streams if feed.auth == "none"]
         notices.append(f"kalshi is left out: its WebSocket needs {' and '.join(_KALSHI_SECRETS)} (key id; PEM or path)")
 
-    def make(_urls: ServerUrls) -> list[ChildSpec]:
+    def make(urls: ServerUrls) -> list[ChildSpec]:
+        migrate(urls.database)
         specs = [_connector(feed, stream) for feed, stream in streams]
         if streams:
-            specs.append(_archiver(streams))
-        return [*specs, *_dagster(home)]
+            names = [f"{feed.name}/{stream}" for feed, stream in streams]
+            specs.append(_daemon("archiver", ["-m", "ssmd_stream.archive", *names], stop_grace_s=15.0))
+            specs += [_daemon("cdc", ["-m", "ssmd_stream.cdc"]), _daemon("cache", ["-m", "ssmd_stream.cache"])]
+        for consumer, feed_name in CONSUMERS.items():
+            followed = [f"{feed.name}/{stream}" for feed, stream in streams if feed.name == feed_name]
+            if followed:
+                specs.append(_daemon(consumer, ["-m", "ssmd_stream.consumers", consumer, *followed]))
+        return [*specs, *_dagster(home, capture=capture)]
 
     return Plan(make, notices)
 
@@ -92,21 +106,20 @@ def _connector(feed: Feed, stream: str) -> ChildSpec:
     )
 
 
-def _archiver(streams: Sequence[tuple[Feed, str]]) -> ChildSpec:
+def _daemon(name: str, arguments: Sequence[str], *, stop_grace_s: float = 10.0) -> ChildSpec:
     port = choose_port(None)
-    names = [f"{feed.name}/{stream}" for feed, stream in streams]
     return ChildSpec(
-        name="archiver",
-        argv=[sys.executable, "-m", "ssmd_stream.archive", *names, "--health-port", str(port)],
+        name=name,
+        argv=[sys.executable, *arguments, "--health-port", str(port)],
         health_url=f"http://127.0.0.1:{port}/health",
         url=f"http://127.0.0.1:{port}/metrics",
-        stop_grace_s=15.0,
-        stage=_ARCHIVER_STAGE,
+        stop_grace_s=stop_grace_s,
+        stage=_CONSUMER_STAGE,
     )
 
 
-def _dagster(home: Path) -> list[ChildSpec]:
-    env = {"DAGSTER_HOME": str(home)}
+def _dagster(home: Path, *, capture: bool) -> list[ChildSpec]:
+    env = {"DAGSTER_HOME": str(home), SCHEDULES: "on" if capture else "off"}
     port = choose_port(DAGSTER_PORT)
     workspace = ["-w", str(home / "workspace.yaml")]
     url = f"http://127.0.0.1:{port}"

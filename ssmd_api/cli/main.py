@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ssmd_api.cli import capture, config, data, stack
+from ssmd_api.cli import cache, capture, catalogue, cdc, config, consumers, data, database, fees, secmaster, stack
 
 app = typer.Typer(
     name="ssmd",
@@ -21,9 +21,17 @@ app.command("init")(config.init)
 app.command("replay")(capture.replay)
 app.command("rehearse")(capture.rehearse)
 app.command("verify")(data.verify)
+app.command("catalogue")(catalogue.catalogue)
 app.add_typer(capture.connector_app, name="connector")
 app.add_typer(capture.archiver_app, name="archiver")
+app.add_typer(cdc.cdc_app, name="cdc")
+app.add_typer(cache.cache_app, name="cache")
+app.add_typer(consumers.lifecycle_app, name="lifecycle")
+app.add_typer(consumers.funding_app, name="funding-rates")
 app.add_typer(data.dataset_app, name="dataset")
+app.add_typer(secmaster.secmaster_app, name="secmaster")
+app.add_typer(fees.fees_app, name="fees")
+app.add_typer(database.db_app, name="db")
 app.add_typer(config.feed_app, name="feed")
 app.add_typer(config.env_app, name="env")
 

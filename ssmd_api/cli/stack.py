@@ -12,7 +12,10 @@ import typer
 from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ssmd_stream.rehearsal.demo import DemoResult
+    from ssmd_stream.rehearsal.secmaster import SecmasterResult
 
 DataOption = Annotated[Path | None, typer.Option(help="Data folder instead of SSMD_DATA or .data.")]
 
@@ -92,6 +95,22 @@ def demo(
             raise typer.Exit(EXIT_FAILED)
 
 
+def _print_secmaster(secmaster: SecmasterResult, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Security master: what the venues list", padding=(0, 0))
+    for name in ("feed", "listed", "inserted", "rejected", "changed by a second sync"):
+        table.add_column(name, justify="left" if name == "feed" else "right", no_wrap=True)
+    for venue in secmaster.venues:
+        counts = (venue.listed, venue.inserted, venue.rejected, venue.changed_again)
+        table.add_row(venue.feed, *(f"{count:,}" for count in counts))
+    console.print(table)
+    typer.echo(
+        f"cdc       {secmaster.cdc_events:,} events on SECMASTER_CDC; the second sync added "
+        f"{secmaster.wal_records_again} WAL records to the tables and {secmaster.cdc_events_again} events"
+    )
+
+
 def _print_demo(result: DemoResult, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -107,6 +126,8 @@ def _print_demo(result: DemoResult, folder: Path) -> None:
     files = [(feed.archive_files, feed.parquet_files, feed.rows) for feed in result.feeds]
     archives, parquets, rows = (sum(column) for column in zip(*files, strict=True))
     typer.echo("sent: frames; captured (acknowledged by NATS) and archived: messages, a frame may hold several")
+    if result.secmaster is not None:
+        _print_secmaster(result.secmaster, console)
     typer.echo(f"archive   {archives} sealed files in {folder}/archive")
     typer.echo(f"datasets  {parquets} parquet files, {rows:,} rows, in {folder}/datasets")
     for problem in result.problems:

@@ -6,22 +6,26 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ssmd_core import config
 from ssmd_core.archive.paths import SLOT_FILE, hour_key
 from ssmd_core.archive.verify import verify_archive
 from ssmd_core.clock import NS_PER_S, Clock
 from ssmd_core.datasets.manifest import load_parquet_manifest
 from ssmd_core.datasets.verify import verify_datasets
+from ssmd_core.db.migrate import migrate
 from ssmd_core.feeds import FEEDS
 from ssmd_core.feeds.subjects import StreamName
+from ssmd_core.settings import Settings
 from ssmd_stream.rehearsal.compare import Comparison, compare
 from ssmd_stream.rehearsal.rehearse import past_hour, wait_until_read
 from ssmd_stream.rehearsal.rig import Rig
+from ssmd_stream.rehearsal.secmaster import SecmasterResult, sync_again
 from ssmd_stream.replay.generator.frames import ALL_CHANNELS
 from ssmd_stream.replay.server import Generated, ReplayServer
 from ssmd_stream.replay.venues.kalshi import make_test_key
@@ -36,6 +40,8 @@ SEED = 20_261_122
 # Starting nine processes on two cores takes up to so long; the clock runs meanwhile.
 START_S = 8.0
 DAGSTER_S = 300.0
+SECMASTER = "group:secmaster"
+DATASETS = f"* and not {SECMASTER}"
 
 
 @dataclass
@@ -73,13 +79,15 @@ class DemoResult:
 
     hour: str
     feeds: list[FeedResult] = field(default_factory=list)
+    secmaster: SecmasterResult | None = None
     problems: list[str] = field(default_factory=list)
     total_s: float = 0.0
 
     @property
     def passed(self) -> bool:
-        """Everything that was sent is there, once, and the files prove it."""
-        return not self.problems and all(feed.lost == 0 and feed.duplicated == 0 for feed in self.feeds)
+        """Everything that was sent is there, once, the files prove it, and a second sync found nothing to do."""
+        whole = all(feed.lost == 0 and feed.duplicated == 0 for feed in self.feeds)
+        return not self.problems and whole and self.secmaster is not None and self.secmaster.quiet
 
 
 async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) -> DemoResult:
@@ -101,8 +109,11 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
     secrets = {"KALSHI_API_KEY": key.access_key, "KALSHI_PRIVATE_KEY": key.private_pem}
     result = DemoResult(hour_key(hour))
     captured: dict[str, int] = {}
-    async with Rig(data, env=ENV, clock=clock) as rig, AsyncExitStack() as venues:
-        progress("NATS is up; starting four venues, four connectors and the archiver")
+    async with _postgres(data) as postgres, Rig(data, env=ENV, clock=clock) as rig, AsyncExitStack() as venues:
+        await asyncio.to_thread(migrate, postgres.url)
+        rig.database_url = postgres.url
+        progress("NATS and Postgres are up; starting four venues, four connectors, the archiver and CDC")
+        cdc = rig.start_other("cdc", ["-m", "ssmd_stream.cdc"])
         servers = {}
         for name in names:
             servers[name.folder] = server = await venues.enter_async_context(
@@ -114,6 +125,8 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
                     clock=clock,
                 )
             )
+            # Dagster's syncs and the connectors find the venue where feed.yaml says.
+            config.create_feed(data / "config", name.feed, hour.date(), server.url, server.rest_url)
             rig.start_connector(
                 name,
                 url=server.url,
@@ -143,8 +156,15 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         await rig.wait_until_archived(names)
         if code := await archiver.stop():
             result.problems.append(f"the archiver ended with code {code}; see {archiver.log_path}")
-    progress("Dagster builds the hour")
-    result.problems += await _materialize(data, hour_key(hour))
+        progress("Dagster builds the hour, and the security master from what the venues list")
+        environment = _dagster_environment(data, postgres, clock)
+        result.problems += await _materialize(data, environment, "datasets", DATASETS, hour_key(hour))
+        result.problems += await _materialize(data, environment, "secmaster", SECMASTER)
+        progress("syncing all four venues once more, which must write nothing")
+        settings = Settings.from_environment(environment | {"NATS_URL": rig.nats.url})
+        result.secmaster = await sync_again(settings)
+        if code := await cdc.stop():
+            result.problems.append(f"CDC ended with code {code}; see {cdc.log_path}")
     progress("comparing with what the venues sent, and deriving every file again")
     for name in names:
         compared = await asyncio.to_thread(compare, _sent_log(data, name), data / "archive" / name.folder)
@@ -182,32 +202,41 @@ def _feed_result(
     )
 
 
-async def _materialize(data: Path, partition: str) -> list[str]:
-    """Let Dagster build the hour of all feeds in one run, as a person would from a shell; returns problems.
-
-    Its records go to the Postgres that `ssmd up` starts on this folder, so that the UI shows them later.
-    """
-    log_path = data / "logs" / "dagster.log"
-    postgres = PostgresServer(data / "servers" / PostgresServer.name, port=None)
-    await postgres.start()
+@asynccontextmanager
+async def _postgres(data: Path) -> AsyncIterator[PostgresServer]:
+    """The Postgres that `ssmd up` starts on this folder, so that the UI shows the demo's runs later."""
+    server = PostgresServer(data / "servers" / PostgresServer.name, port=None)
+    await server.start()
     try:
-        urls = ServerUrls("", "", postgres.url_of("ssmd"), postgres.url_of("dagster"), "")
-        env = {**os.environ, **urls.environment(), "SSMD_DATA": str(data), "SSMD_ENV": ENV}
-        with log_path.open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "dagster", "asset", "materialize", "-m", "ssmd_assets.definitions", "--select", "*"),
-                *("--partition", partition),
-                env={**env, "DAGSTER_HOME": str(dagster_home(data))},
-                stdout=log,
-                stderr=log,
-            )
-            try:
-                code = await asyncio.wait_for(process.wait(), DAGSTER_S)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-                return [f"Dagster did not finish in {DAGSTER_S:.0f} s; see {log_path}"]
+        yield server
     finally:
-        await postgres.stop()
-    return [f"dagster asset materialize ended with code {code}; see {log_path}"] if code else []
+        await server.stop()
+
+
+def _dagster_environment(data: Path, postgres: PostgresServer, clock: Clock) -> dict[str, str]:
+    urls = ServerUrls("", "", postgres.url_of("ssmd"), postgres.url_of("dagster"), "")
+    own = {"SSMD_DATA": str(data), "SSMD_ENV": ENV, "SSMD_CLOCK": clock.shared_text()}
+    return {**os.environ, **urls.environment(), **own, "DAGSTER_HOME": str(dagster_home(data))}
+
+
+async def _materialize(
+    data: Path, environment: Mapping[str, str], name: str, selection: str, partition: str = ""
+) -> list[str]:
+    """Let Dagster make assets in one run, as a person would from a shell; returns problems."""
+    log_path = data / "logs" / f"dagster-{name}.log"
+    with log_path.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "dagster", "asset", "materialize", "-m", "ssmd_assets.definitions", "--select", selection),
+            *(("--partition", partition) if partition else ()),
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            code = await asyncio.wait_for(process.wait(), DAGSTER_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            return [f"Dagster did not finish {name} in {DAGSTER_S:.0f} s; see {log_path}"]
+    return [f"dagster asset materialize of {name} ended with code {code}; see {log_path}"] if code else []

@@ -104,6 +104,9 @@ class Rig:
         self.dataset_root = data / "datasets"
         self.connectors: dict[str, Daemon] = {}
         self.archiver: Daemon | None = None
+        self.others: list[Daemon] = []
+        #: Given to every daemon that is started from then on; "" for none.
+        self.database_url = ""
         self.nats = NatsServer(data / "servers" / "nats", port=None, monitor_port=None)
         self._http: aiohttp.ClientSession | None = None
         self._nats_restart = asyncio.Lock()
@@ -126,7 +129,7 @@ class Rig:
 
     @property
     def daemons(self) -> list[Daemon]:
-        return [*self.connectors.values(), *([self.archiver] if self.archiver else [])]
+        return [*self.connectors.values(), *([self.archiver] if self.archiver else []), *self.others]
 
     def start_connector(
         self,
@@ -162,12 +165,21 @@ class Rig:
         self.archiver.start()
         return self.archiver
 
+    def start_other(self, name: str, argv: Sequence[str]) -> Daemon:
+        """Start another daemon; `argv` stands after the interpreter and gets `--health-port N`."""
+        port = choose_port(None)
+        daemon = self._daemon(name, [*argv, "--health-port", str(port)], port, {})
+        self.others.append(daemon)
+        daemon.start()
+        return daemon
+
     def _daemon(self, name: str, argv: Sequence[str], port: int, secrets: Mapping[str, str]) -> Daemon:
         env = {
             "SSMD_DATA": str(self.data),
             "SSMD_ENV": self.env,
             "NATS_URL": self.nats.url,
             "SSMD_CLOCK": self.clock.shared_text(),
+            "DATABASE_URL": self.database_url,
             **secrets,
         }
         log_path = self.logs / f"{name.replace(' ', '-').replace('/', '-')}.log"

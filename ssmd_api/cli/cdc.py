@@ -1,0 +1,58 @@
+"""`ssmd cdc`: changes of the security master, from Postgres to JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, settings
+
+cdc_app = typer.Typer(help="Change data capture: from Postgres to JetStream.", no_args_is_help=True)
+
+SlotOption = Annotated[str, typer.Option(help="Replication slot.")]
+
+
+@cdc_app.command("run")
+def cdc_run(
+    slot: SlotOption = "ssmd_cdc",
+    health_port: Annotated[int | None, typer.Option(help="Port of /health, /ready, /metrics.")] = None,
+) -> None:
+    """Publish changes until SIGTERM.
+
+    Exit 0 stopped, 1 a change cannot be published, 2 configuration, 4 changes were lost: run `ssmd cdc resnapshot`.
+    """
+    from ssmd_stream.cdc.daemon import CdcOptions, run_cdc
+
+    with clear_errors():
+        raise typer.Exit(asyncio.run(run_cdc(CdcOptions(slot=slot, health_port=health_port), settings())))
+
+
+@cdc_app.command("resnapshot")
+def cdc_resnapshot(slot: SlotOption = "ssmd_cdc") -> None:
+    """Make a new slot, publish what differs between the tables and the stream, and print what that was."""
+    from ssmd_core.db.connect import check_url
+    from ssmd_stream.cdc.resnapshot import resnapshot
+
+    with clear_errors():
+        found = settings()
+        check_url(found.database_url)
+        report = asyncio.run(resnapshot(slot, found.nats_url, found.database_url))
+        print_json(dataclasses.asdict(report))
+
+
+@cdc_app.command("status")
+def cdc_status(slot: SlotOption = "ssmd_cdc") -> None:
+    """Print how the slot, the stream and the record stand; exit 1 if they do not agree."""
+    from ssmd_core.db.connect import check_url
+    from ssmd_stream.cdc.status import cdc_status as ask
+
+    with clear_errors():
+        found = settings()
+        check_url(found.database_url)
+        status = asyncio.run(ask(slot, found.nats_url, found.database_url))
+        print_json(status)
+        if status["problem"]:
+            raise typer.Exit(EXIT_FAILED)
