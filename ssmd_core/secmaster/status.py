@@ -34,31 +34,13 @@ KALSHI_QUERY: Mapping[str, frozenset[str]] = {
     "settled": frozenset({"finalized"}),
 }
 
+#: No message leads out of these; only a full listing may.
 TERMINAL = frozenset({"settled"})
-
-# `active` and `closed` follow each other in both directions: pauses, and closes that are moved.
-_RANK: Mapping[str, int] = {
-    "initialized": 0,
-    "inactive": 1,
-    "suspended": 1,
-    "active": 1,
-    "closed": 1,
-    "settled": 2,
-}
 
 
 def kalshi_status(word: str | None) -> str:
     """Our status for Kalshi's; `UNKNOWN` for a word that `KALSHI` does not hold, which the caller should tell."""
     return KALSHI.get(word or "", UNKNOWN)
-
-
-def may_follow(before: str, after: str) -> bool:
-    """Whether a lifecycle message may take a row from one status to another.
-
-    Messages come late and again: a `created` must not take an active market back to `initialized`, and nothing opens a
-    settled one again. A full listing is newer than any of them and may say what it likes.
-    """
-    return _RANK[after] >= _RANK[before]
 
 
 def polymarket_status(*, active: bool | None, closed: bool | None, accepting_orders: bool | None, winner: bool) -> str:
