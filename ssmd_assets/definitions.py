@@ -9,12 +9,16 @@ from ssmd_assets.defs.archives.sensors import sealed_hours
 from ssmd_assets.defs.datasets.assets import dataset_assets
 from ssmd_assets.defs.datasets.jobs import hourly_datasets
 from ssmd_assets.defs.resources import Environment
+from ssmd_assets.defs.secmaster.assets import rest_specs, secmaster_assets
+from ssmd_assets.defs.secmaster.first_syncs import first_syncs, secmaster_first
+from ssmd_assets.defs.secmaster.schedules import sync_schedules
 from ssmd_assets.defs.streams.assets import stream_specs
 
 defs = dg.Definitions(
-    assets=[*stream_specs(), *archive_specs(), *dataset_assets()],
-    jobs=[hourly_datasets],
-    sensors=[sealed_hours],
+    assets=[*stream_specs(), *archive_specs(), *dataset_assets(), *rest_specs(), *secmaster_assets()],
+    jobs=[hourly_datasets, secmaster_first],
+    schedules=sync_schedules(),
+    sensors=[sealed_hours, first_syncs],
     resources={"environment": Environment()},
     # A process for each step costs more than the step: 3.6-4.9 s against 12-20 s for one asset with two checks.
     executor=dg.in_process_executor,

@@ -20,6 +20,8 @@ from ssmd_assets.defs.datasets.assets import dataset_assets, hour_assets
 from ssmd_assets.defs.datasets.checks import hour_findings, type_findings
 from ssmd_assets.defs.datasets.hour import Hole, Hour
 from ssmd_assets.defs.resources import Environment
+from ssmd_assets.defs.secmaster.assets import rest_specs, secmaster_assets
+from ssmd_assets.defs.secmaster.schedules import sync_schedules
 from ssmd_assets.defs.streams.assets import stream_specs
 from ssmd_assets.lib.keys import STREAMS, dataset_types
 from ssmd_core.archive.manifest import Gap
@@ -124,7 +126,9 @@ def test_only_the_allowed_preview_parts_are_used() -> None:
         warnings.filterwarnings("ignore", message="The `__fields__` attribute is deprecated")  # dagster's own
         dg.Definitions.validate_loadable(
             dg.Definitions(
-                [*stream_specs(), *archive_specs(), *dataset_assets()], resources={"environment": Environment()}
+                [*stream_specs(), *archive_specs(), *dataset_assets(), *rest_specs(), *secmaster_assets()],
+                schedules=sync_schedules(),
+                resources={"environment": Environment()},
             )
         )
 
@@ -132,7 +136,7 @@ def test_only_the_allowed_preview_parts_are_used() -> None:
 def test_the_definitions_import_nothing_heavy() -> None:
     code = (
         "import sys, ssmd_assets.definitions; "
-        "print([name for name in ('duckdb', 'pyarrow', 'polars', 'nats', 'aiohttp') if name in sys.modules])"
+        "print([name for name in ('duckdb', 'pyarrow', 'polars', 'nats', 'aiohttp', 'psycopg') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

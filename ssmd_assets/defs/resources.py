@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import dagster as dg
 
 from ssmd_core.settings import Settings
@@ -13,3 +15,7 @@ class Environment(dg.ConfigurableResource):  # type: ignore[type-arg]  # takes n
     def settings(self) -> Settings:
         """Settings of this process."""
         return Settings.from_environment()
+
+    def asks_venues(self) -> bool:
+        """Whether schedules may: not if `SSMD_SCHEDULES` is `off`, as where a data folder is only looked at."""
+        return os.environ.get("SSMD_SCHEDULES") != "off"

@@ -49,3 +49,13 @@ def dataset_types(feed: Feed) -> tuple[str, ...]:
 def hour_keys(feed: Feed, stream: str) -> list[dg.AssetKey]:
     """Every asset that is made when an hour of the stream is."""
     return [*(dataset_key(feed, stream, name) for name in dataset_types(feed)), rejects_key(feed, stream)]
+
+
+def rest_key(feed: Feed) -> dg.AssetKey:
+    """`[feed, "rest"]`: the venue's REST interface."""
+    return dg.AssetKey([identifier(feed.name), "rest"])
+
+
+def secmaster_key(feed: Feed, table: str) -> dg.AssetKey:
+    """`[feed, "secmaster", table]`: what the venue lists, in a table of Postgres."""
+    return dg.AssetKey([identifier(feed.name), "secmaster", table])

@@ -1,0 +1,13 @@
+"""Strangers' text on its way into Dagster's UI and logs."""
+
+from __future__ import annotations
+
+
+def visible(text: str) -> str:
+    r"""The text with control and format characters, and half surrogate pairs, as escapes.
+
+    Else U+202E would show a ticker backwards, and a half pair would end the log line that holds it.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
