@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -215,13 +216,33 @@ class KeyConfig(_Model):
 
 
 class SecmasterConfig(_Model):
-    """Which markets to take from the security master."""
+    """Take the instruments from the security master: those of active markets for which everything said here holds.
 
-    url: str = ""
-    api_key: str = ""
+    Attributes:
+        categories: of the market's event, or of its series where the event has none; empty: all. Polymarket: of the
+            condition.
+        series: Kalshi: series tickers; empty: all.
+        suffixes: Kalshi: ends of series tickers, e.g. `15M`; empty: all. With `series`, either is enough.
+        min_volume: Kalshi: contracts traded in the series, because a new market has none; Polymarket: dollars of the
+            condition. A volume that is not known does not pass.
+        closing_within_hours: the market closes (Polymarket: ends) within so many hours from now, which moves on. One
+            without a known time does not pass.
+        games_only: Kalshi: only series of single games.
+        close_grace_s: an instrument stays subscribed so long after it is wanted no more: last trades, the closing
+            snapshot and the settlement come after the close.
+        reconcile_s: how often the database is read again, to heal what no change event has told.
+        max_shards: connections at most; None: the registry's. What does not fit is told as overflow.
+    """
+
     categories: tuple[str, ...] = ()
-    close_within_hours: float | None = Field(default=None, gt=0)
+    series: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    min_volume: Decimal | None = Field(default=None, gt=0)
+    closing_within_hours: float | None = Field(default=None, gt=0)
     games_only: bool = False
+    close_grace_s: float = Field(default=60.0, ge=0)
+    reconcile_s: float = Field(default=180.0, gt=0)
+    max_shards: int | None = Field(default=None, gt=0)
 
 
 class SubscriptionConfig(_Model):
@@ -236,15 +257,6 @@ class SubscriptionConfig(_Model):
     batch_delay_ms: int = Field(default=1000, ge=0)
 
 
-class CdcConfig(_Model):
-    """Whether subscriptions follow the security master's changes."""
-
-    enabled: bool = False
-    nats_url: str = ""
-    stream_name: str = "SECMASTER_CDC"
-    consumer_name: str = ""
-
-
 class LifecycleConfig(_Model):
     """Kalshi: capture the lifecycle channel only.
 
@@ -254,8 +266,6 @@ class LifecycleConfig(_Model):
 
     enabled: bool = False
     series: tuple[str, ...] = ()
-    secmaster_url: str = ""
-    secmaster_api_key: str = ""
 
 
 class TransportConfig(_Model):
@@ -333,7 +343,6 @@ class EnvConfig(_Model):
     keys: dict[str, KeyConfig] = Field(default_factory=dict)
     secmaster: SecmasterConfig | None = None
     subscription: SubscriptionConfig = SubscriptionConfig()
-    cdc: CdcConfig = CdcConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()
     capture: CaptureConfig = CaptureConfig()
     transport: TransportConfig = TransportConfig()
@@ -450,11 +459,12 @@ def default_env(feed: Feed, stream: str) -> EnvConfig:
     return EnvConfig(name=f"{feed.name}-{stream}", feed=feed.name, stream=stream, keys=keys, capture=capture)
 
 
-def create_feed(root: Path, feed: Feed, day: date, endpoint: str = "") -> Path:
+def create_feed(root: Path, feed: Feed, day: date, endpoint: str = "", rest_endpoint: str = "") -> Path:
     """Write a feed.yaml with the registry's values.
 
     Args:
         endpoint: WebSocket URL instead of the registry's.
+        rest_endpoint: base URL of the REST interface, likewise.
 
     Raises:
         ConfigError: the file exists already, or the endpoint cannot be used.
@@ -462,6 +472,8 @@ def create_feed(root: Path, feed: Feed, day: date, endpoint: str = "") -> Path:
     document = default_feed(feed, day).model_dump(by_alias=True)
     if endpoint:
         document["versions"][0]["endpoint"] = check_endpoint(endpoint, ("wss", "ws"))
+    if rest_endpoint:
+        document["versions"][0]["rest_endpoint"] = check_endpoint(rest_endpoint, ("https", "http"))
     path = feed_path(root, feed)
     save(path, FeedConfig.model_validate(document))
     return path

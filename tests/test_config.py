@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,41 @@ def test_env_sets_pace_and_names_the_key_variables(tmp_path: Path, monkeypatch: 
     assert plan.credentials == {"KALSHI_API_KEY": "id", "KALSHI_PRIVATE_KEY": "s3cret"}
     assert "s3cret" not in repr(plan)
     assert (plan.feed.limits.instruments_per_command, plan.feed.limits.commands_per_s) == (50, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("feed", "change", "problem"),
+    [
+        ("kalshi", {"secmaster": {"category": ["Crypto"]}}, "secmaster.category"),
+        ("kalshi", {"secmaster": {"url": "https://x"}}, "secmaster.url"),
+        ("kalshi", {"cdc": {"enabled": True}}, "cdc"),
+        ("kalshi", {"secmaster": {"min_volume": 0}}, "min_volume"),
+        ("kalshi", {"secmaster": {}, "capture": {"instruments": ["A"]}}, "only one can decide"),
+        ("kraken", {"secmaster": {}}, "do not come from the security master"),
+        ("polymarket", {"secmaster": {"suffixes": ["15M"]}}, "no such thing"),
+    ],
+)
+def test_security_master_section_is_strict(tmp_path: Path, feed: str, change: dict[str, object], problem: str) -> None:
+    settings = dataclasses.replace(_settings(tmp_path), database_url="postgresql://127.0.0.1/x")
+    known = feeds.get(feed)
+    path = config.env_path(settings.config_root, known, known.streams[0])
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump({"name": "x", "feed": feed, **change}))
+    with pytest.raises(ConfigError, match=problem):
+        make_plan(ConnectorOptions(feed, known.streams[0]), settings)
+
+
+def test_security_master_section_needs_a_database_and_named_instruments_go_before_it(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    path = config.env_path(settings.config_root, feeds.get("kalshi"), "crypto")
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump({"name": "x", "feed": "kalshi", "secmaster": {"min_volume": 0.5}}))
+    with pytest.raises(ConfigError, match="DATABASE_URL"):
+        make_plan(ConnectorOptions("kalshi", "crypto"), settings)
+    assert make_plan(ConnectorOptions("kalshi", "crypto", instruments=("A",)), settings).secmaster is None
+    settings = dataclasses.replace(settings, database_url="postgresql://127.0.0.1/x")
+    plan = make_plan(ConnectorOptions("kalshi", "crypto"), settings)
+    assert plan.secmaster is not None
+    assert plan.secmaster.min_volume == Decimal("0.5")
+    path.unlink()
+    assert make_plan(ConnectorOptions("kalshi", "crypto"), settings).secmaster is None

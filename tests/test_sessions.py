@@ -318,3 +318,165 @@ def test_no_message_breaks_a_session(kind: str, message: bytes) -> None:
         session.add(["C"])
         session.remove(["A"])
         session.overdue(1e12)
+
+
+# -- instruments that come and go
+
+
+def _subscribed(session: KalshiSession, *, sid: int = 7) -> None:
+    """Acknowledge every command that waits."""
+    for id_, pending in list(session._pending.items()):
+        channel = pending.command.channel
+        _tell(session, "subscribed", {"id": id_, "type": "subscribed", "msg": {"channel": channel, "sid": sid}})
+
+
+def test_kalshi_removed_before_its_acknowledgement_is_not_accepted_by_it() -> None:
+    session = _kalshi("ticker")
+    _sent(session.open(["A", "B"]), session)
+    assert session.remove(["A"]) == []  # the sid is not known yet
+    reply = json.dumps({"id": 1, "type": "subscribed", "msg": {"channel": "ticker", "sid": 7}}).encode()
+    reaction = session.on_message("subscribed", reply)
+    assert reaction.notices == (Notice("acknowledged", "ticker", ("B",)),)
+    (delete,) = reaction.commands
+    assert json.loads(delete.text)["params"]["market_tickers"] == ["A"]
+    assert session.accepted == {"B"}
+    # Once more, with the sid known and everything removed that a command waits for.
+    (add,) = session.add(["C"])
+    _sent([add], session)
+    (delete,) = session.remove(["C"])
+    assert _tell(session, "ok", {"id": add.id, "sid": 7, "seq": 1, "type": "ok", "msg": {}}) == ()
+    assert _tell(session, "ok", {"id": delete.id, "sid": 7, "seq": 2, "type": "ok", "msg": {}}) == ()
+    assert session.accepted == {"B"}
+    (add,) = session.add(["D"])
+    session.sent(add, 0.0)
+    session.remove(["D"])
+    assert session.overdue(1e9) == []
+    assert not session.outstanding
+
+
+def test_kalshi_asked_for_again_before_the_removal_could_be_sent_stays() -> None:
+    session = _kalshi("ticker")
+    _sent(session.open(["A", "B"]), session)
+    session.remove(["A", "B"])
+    (again,) = session.add(["A"])
+    _sent([again], session)
+    reply = json.dumps({"id": 1, "type": "subscribed", "msg": {"channel": "ticker", "sid": 7}}).encode()
+    reaction = session.on_message("subscribed", reply)
+    assert reaction.notices == ()
+    assert [command.instruments for command in reaction.commands] == [("B",)]
+    assert session.accepted == set()
+    _tell(session, "ok", {"id": again.id, "sid": 7, "seq": 1, "type": "ok", "msg": {}})
+    assert session.accepted == {"A"}
+    # Ending the whole subscription forgets what was still to be removed from it.
+    session.add(["C"])
+    (ending, asking) = session.resubscribe("ticker")
+    assert (ending.instruments, asking.instruments) == ((), ("A", "C"))
+    assert session.remove(["C"]) == []
+    session.resubscribe("ticker")
+    assert not session._removals
+
+
+def test_kalshi_removal_that_fails_is_told_and_tried_again() -> None:
+    session = _kalshi("ticker")
+    _sent(session.open(["A", "B"]), session)
+    _subscribed(session)
+    (delete,) = session.remove(["A", "B"])
+
+    def fail(id_: int, code: int) -> Any:
+        error = {"id": id_, "type": "error", "msg": {"code": code, "msg": "no"}}
+        return session.on_message("error", json.dumps(error).encode())
+
+    (_,) = session.add(["B"])
+    reaction = fail(delete.id, 27)
+    assert reaction.notices == (Notice("error", "ticker", ("A", "B"), "not unsubscribed: 27 no"),)
+    (again,) = reaction.commands
+    assert (again.instruments, again.attempt) == (("A",), 2)
+    (last,) = fail(again.id, 18).commands
+    assert fail(last.id, 18).commands == ()
+    assert fail(999, 7).notices == (Notice("error", reason="7 no"),)
+
+
+def test_kalshi_retry_leaves_out_what_was_removed_meanwhile() -> None:
+    session = _kalshi("ticker")
+    _sent(session.open(["A", "B"]), session)
+    session.remove(["A"])
+    error = {"id": 1, "type": "error", "msg": {"code": 18, "msg": "Command timeout"}}
+    (again,) = session.on_message("error", json.dumps(error).encode()).commands
+    assert again.instruments == ("B",)
+    session.remove(["B"])
+    error["id"] = again.id
+    # Nothing is left to ask for; an empty list would mean every market.
+    reaction = session.on_message("error", json.dumps(error).encode())
+    assert (reaction.notices, reaction.commands) == ((), ())
+
+
+def test_what_was_refused_is_asked_for_in_ever_smaller_commands() -> None:
+    session = _kalshi("ticker", "market_lifecycle_v2")
+    tickers = [f"M-{number}" for number in range(40)]
+    _sent(session.open(tickers), session)
+    for size in (16, 16, 8), (1,) * 40:
+        for id_ in list(session._pending):
+            _tell(session, "error", {"id": id_, "type": "error", "msg": {"code": 11, "msg": "Invalid parameter"}})
+        commands = [command for command in session.retry() if command.channel == "ticker"]
+        assert tuple(len(command.instruments) for command in commands) == size
+    assert not session.refused
+    _subscribed(session)
+    assert session.accepted == set(tickers)
+    assert session.retry() == []
+
+
+@pytest.mark.parametrize("make", [_kalshi, lambda *_: PolymarketSession(feeds.get("polymarket"), ("market",), {})])
+def test_no_instruments_are_none_where_they_come_and_go(make: Any) -> None:
+    session: Session = make("ticker")
+    session.takes_all = False
+    assert session.open([]) == []
+    assert [command.instruments for command in session.add(["1"])] == [("1",)]
+    session.remove(["1"])
+    assert [command for command in session.resubscribe(session.channels[0]) if command.action != "unsubscribe"] == []
+    assert not session.wanted(session.channels[0])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "remove", "answer"]), st.sampled_from("ABC")), max_size=40))
+def test_kalshi_ends_up_with_what_was_asked_last(steps: list[tuple[str, str]]) -> None:
+    """A venue that obeys commands in order, and answers late, holds in the end what the session believes it holds."""
+    session = _kalshi("ticker")
+    session.takes_all = False
+    sent: list[Command] = list(session.open(["A"]))
+    held: set[str] = set()
+    asked = {"A"}
+    unanswered: list[Command] = []
+    first = True
+
+    def answer() -> None:
+        nonlocal first
+        command = unanswered.pop(0)
+        kind = "subscribed" if first else "ok"
+        body = {"channel": "ticker", "sid": 7} if first else {"market_tickers": sorted(held)}
+        reply = {"id": command.id, "type": kind, "sid": 7, "msg": body}
+        first = False
+        sent.extend(session.on_message(kind, json.dumps(reply).encode()).commands)
+
+    def obey() -> None:
+        while sent:
+            command = sent.pop(0)
+            session.sent(command, 0.0)
+            tickers = json.loads(command.text)["params"]["market_tickers"]
+            held.difference_update(tickers) if command.action == "unsubscribe" else held.update(tickers)
+            unanswered.append(command)
+
+    for step, ticker in steps:
+        obey()
+        if step == "add":
+            asked.add(ticker)
+            sent.extend(session.add([ticker]))
+        elif step == "remove":
+            asked.discard(ticker)
+            sent.extend(session.remove([ticker]))
+        elif unanswered:
+            answer()
+    obey()
+    while unanswered:
+        answer()
+        obey()
+    assert held == asked == session.accepted
+    assert not session.outstanding

@@ -122,6 +122,7 @@ class Limits:
         max_frame_bytes: largest frame accepted.
         connect_spacing_s: pause between opening two shards.
         ack_timeout_s: how long an acknowledgement may take.
+        connections: shards at most, where their number follows the security master.
     """
 
     instruments_per_connection: int
@@ -130,6 +131,7 @@ class Limits:
     max_frame_bytes: int = 16 * 1024 * 1024
     connect_spacing_s: float = 0.0
     ack_timeout_s: float = 30.0
+    connections: int = 10
 
 
 @dataclass(frozen=True, slots=True)

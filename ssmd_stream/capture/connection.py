@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,10 +16,10 @@ import structlog
 from ssmd_core.clock import NS_PER_S, Clock
 from ssmd_core.errors import FrameError
 from ssmd_core.feeds.base import Feed, Liveness
-from ssmd_core.messages.control import Event, control_event
+from ssmd_core.messages.control import INSTRUMENTS_PER_EVENT, Event, control_event
 from ssmd_core.messages.frames import split_frame
 from ssmd_core.messages.headers import Stamp
-from ssmd_stream.capture.sessions.base import ALL, Command, Notice, Session
+from ssmd_stream.capture.sessions.base import ALL, Command, Notice, Session, chunks
 from ssmd_stream.capture.stats import Router, ShardStats
 from ssmd_stream.capture.websocket import TOO_BIG, Socket, TransportName, open_websocket
 
@@ -104,7 +104,7 @@ class Connection:
     Args:
         name: connection name.
         session: fresh session of the venue.
-        instruments: what to subscribe at once; empty for all.
+        instruments: what to subscribe once it is open; the owner may change it until then.
         router, stats: of the shard, shared by its successive connections.
         paused: whether reading starts paused.
     """
@@ -113,7 +113,7 @@ class Connection:
         self,
         name: str,
         session: Session,
-        instruments: Sequence[str],
+        instruments: Collection[str],
         setting: Setting,
         *,
         router: Router,
@@ -122,7 +122,7 @@ class Connection:
     ) -> None:
         self.name = name
         self.session = session
-        self._instruments = tuple(instruments)
+        self._instruments = instruments
         self._setting = setting
         self._router = router
         self._stats = stats
@@ -211,8 +211,7 @@ class Connection:
         stats.connects += 1
         self._epoch.control("open", url=self._setting.url, local=socket.local, remote=socket.remote)
         self._log.info("connection open", url=self._setting.url, local=socket.local, remote=socket.remote)
-        for command in self.session.open(self._instruments):
-            self._commands.put_nowait(command)
+        self._queue(self.session.open(tuple(self._instruments)))
         self.sample(now_s)
         if self._paused:
             socket.pause_reading()
@@ -275,8 +274,7 @@ class Connection:
             self._stats.last_pong_ts = self._setting.clock.now_ns() / NS_PER_S
         for notice in reaction.notices:
             self._on_notice(notice)
-        for command in reaction.commands:
-            self._commands.put_nowait(command)
+        self._queue(reaction.commands)
 
     def _on_notice(self, notice: Notice) -> None:
         stats = self._stats
@@ -303,14 +301,34 @@ class Connection:
     # -- what others may ask of a live connection
 
     def add(self, instruments: Sequence[str]) -> None:
-        """Subscribe more instruments."""
-        for command in self.session.add(instruments):
-            self._commands.put_nowait(command)
+        """Subscribe more instruments; until the connection is open, it is enough that they are among its own."""
+        if self._socket is not None:
+            self._queue(self.session.add(instruments))
 
     def remove(self, instruments: Sequence[str]) -> None:
-        """Unsubscribe instruments."""
-        for command in self.session.remove(instruments):
+        """Unsubscribe instruments; see `add`."""
+        if self._socket is not None:
+            self._queue(self.session.remove(instruments))
+
+    def retry(self) -> None:
+        """Ask again for what the venue refused."""
+        if self._socket is not None:
+            self._queue(self.session.retry())
+
+    def _queue(self, commands: Iterable[Command]) -> None:
+        for command in commands:
             self._commands.put_nowait(command)
+
+    def note_coverage(self) -> None:
+        """Say in the archive what is asked for and acknowledged now, so that no reader needs what came before."""
+        if self._socket is None or self._ended.done():
+            return
+        for channel, state in self.session.subscriptions.items():
+            waiting = [name for name in state.asked if name not in state.accepted and name not in state.refused]
+            accepted = [name for name in state.asked if name in state.accepted]
+            for kind, names in (("asked", waiting), ("acknowledged", accepted), ("refused", list(state.refused))):
+                for chunk in chunks(names, INSTRUMENTS_PER_EVENT):
+                    self._epoch.control("coverage", channel=channel, state=kind, instruments=chunk)
 
     def pause(self, paused: bool) -> None:
         """Stop reading, or read again; no watchdog runs meanwhile."""
@@ -356,7 +374,8 @@ class Connection:
                 return await self._forever()
             for notice in self.session.overdue(now_s):
                 self._on_notice(notice)
-            if self.session.all_refused:
+            # Where instruments come and go, others may follow: the refused ones are asked for again later.
+            if self.session.all_refused and self.session.takes_all:
                 self.end(NORMAL, "every subscription was refused")
                 return await self._forever()
 
@@ -389,7 +408,8 @@ class Connection:
                     self._resubscribed.discard(channel)
                 self._seen_data[channel] = messages
                 self._moved_s[channel] = now_s
-            elif self._paused:
+            elif self._paused or not self.session.wanted(channel):
+                # A channel is watched from the moment that something of it is asked for.
                 self._moved_s[channel] = now_s
 
     def _is_dead(self, now_s: float) -> bool:
@@ -422,6 +442,5 @@ class Connection:
         self._stats.resubscribes += 1
         self._log.warning("resubscribing", channel=channel, reason=reason)
         self._epoch.control("error", channel=channel, reason=reason)
-        for command in self.session.resubscribe(channel):
-            self._commands.put_nowait(command)
+        self._queue(self.session.resubscribe(channel))
         return True

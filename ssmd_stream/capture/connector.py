@@ -6,25 +6,30 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from ssmd_core.clock import NS_PER_S
-from ssmd_core.errors import ConfigError, ConnectError, PublishError, SsmdError, StreamMismatchError
+from ssmd_core.errors import ConfigError, PublishError, SsmdError, StreamMismatchError
 from ssmd_core.settings import Settings
-from ssmd_stream.capture import rest
 from ssmd_stream.capture.connection import Epoch, Setting
-from ssmd_stream.capture.metrics import ConnectorCollector
+from ssmd_stream.capture.lookups import Lookups
+from ssmd_stream.capture.metrics import ConnectorCollector, Subscriptions
 from ssmd_stream.capture.options import ConnectorOptions, make_plan
 from ssmd_stream.capture.publisher import Publisher
 from ssmd_stream.capture.sessions import session_factory
-from ssmd_stream.capture.sessions.base import chunks
+from ssmd_stream.capture.sessions.base import ALL, Session
 from ssmd_stream.capture.shard import Shard
+from ssmd_stream.capture.shards import Shards
 from ssmd_stream.capture.stats import CONTROL
+from ssmd_stream.capture.universe import Change
+from ssmd_stream.capture.universe_follow import Cause, Follower
+from ssmd_stream.capture.universe_notes import note_wanted
+from ssmd_stream.capture.universe_venues import UNIVERSES
 from ssmd_stream.health import Health, HealthServer
 
 log = structlog.get_logger()
@@ -36,13 +41,13 @@ EXIT_REFUSED = 3
 
 # The connector's own epoch, for ticks and for what happens while no connection is open.
 OWN_CONNECTION = "k0"
+NS_PER_HOUR = 3600 * NS_PER_S
 _MIN_TICK_S = 0.25
+# The security master or its changes may be away for so long before /health says so.
+_SECMASTER_GRACE_S = 30.0
 _SOCKETS_S = 4.0
-_PAIR_MAP_PATIENCE_S = 10.0
 # Ticks alone bring an acknowledgement every five seconds.
 _ACK_PATIENCE_S = 30.0
-
-_T = TypeVar("_T")
 
 
 class Connector:
@@ -56,9 +61,10 @@ class Connector:
         self._options = options
         self._settings = settings
         self.plan = plan = make_plan(options, settings)
-        self._make_session = session_factory(plan.feed, plan.channels, plan.channel_options, plan.url, plan.credentials)
-        quiet = self._make_session().quiet_channels
-        known = {*plan.channels, *quiet, *self._make_session().groups.values()}
+        self._make_session = self._session_factory(plan.channels)
+        session = self._make_session()
+        quiet = session.quiet_channels
+        known = {*plan.channels, *quiet, *session.groups.values()}
         for name in (*plan.group_timeouts_s, *plan.channel_options):
             if name not in known:
                 raise ConfigError(f"{plan.feed.name!r} has no channel {name!r}; known: {', '.join(sorted(known))}")
@@ -73,9 +79,29 @@ class Connector:
             on_pressure=self._on_pressure,
             on_failure=partial(self.stop, EXIT_FAILED),
         )
-        self.shards: list[Shard] = []
+        # A channel that takes no list says the same on every connection: one is enough.
+        self._listed_channels = tuple(name for name in plan.channels if session.listed(name)) or plan.channels
+        limits = plan.feed.limits
+        most = (plan.secmaster.max_shards or limits.connections) if plan.secmaster else None
+        self._shards = Shards(
+            self._make_shard, size=limits.instruments_per_connection, most=most, spacing_s=limits.connect_spacing_s
+        )
+        self.shards = self._shards.all
+        self.follower: Follower | None = None
+        if plan.secmaster is not None:
+            if not any(session.listed(name) for name in plan.channels):
+                raise ConfigError(f"secmaster: no channel of {', '.join(plan.channels)} takes a list of instruments")
+            self.follower = Follower(
+                UNIVERSES[plan.feed.name](plan.secmaster),
+                settings,
+                name=f"connector {plan.stream.jetstream}",
+                reconcile_s=plan.secmaster.reconcile_s,
+                on_change=self._on_change,
+                on_reconciled=self._on_reconciled,
+            )
         self.registry = CollectorRegistry()
         self.health_server: HealthServer | None = None
+        self._lookups = Lookups(plan, options.backoff)
         self._pair_map: dict[str, str] | None = {} if plan.feed.name == "kraken" else None
         self._waiting_for = "starting"
         self._started_s = time.monotonic()
@@ -106,6 +132,7 @@ class Connector:
             plan.feed.limits.instruments_per_connection,
             refresh=self._refresh,
             healthy=lambda: self.health().ok,
+            subscriptions=lambda: self._subscriptions,
         )
         self.registry.register(collector)
         if options.health_port is not None:
@@ -185,8 +212,12 @@ class Connector:
         # The clock may run fast; it is looked at every quarter of a second at most.
         look_s = min(_MIN_TICK_S, tick_s)
         last_s, last_ns = loop.time(), clock.now_ns()
+        hour = last_ns // NS_PER_HOUR
         while True:
             await asyncio.sleep(look_s)
+            if clock.now_ns() // NS_PER_HOUR != hour:
+                hour = clock.now_ns() // NS_PER_HOUR
+                self._note_coverage()
             if loop.time() - last_s < tick_s and clock.now_ns() - last_ns < tick_s * NS_PER_S:
                 continue
             last_s, last_ns = loop.time(), clock.now_ns()
@@ -199,16 +230,28 @@ class Connector:
         instruments: Sequence[str] = plan.instruments
         if plan.feed.name == "kraken":
             await self._load_pair_map()
+        if self.follower is not None:
+            if len(self._listed_channels) < len(plan.channels):
+                self._shards.open()
+            self._waiting_for = "reading the security master"
+            await self.follower.run()
+            return
         if plan.feed.name == "polymarket" and not instruments:
-            instruments = await self._until_answered("token discovery", self._discover_tokens)
+            instruments = await self._lookups.tokens(self._wait_for)
         self._waiting_for = ""
-        groups = list(chunks(list(instruments), plan.feed.limits.instruments_per_connection)) or [()]
-        for number, group in enumerate(groups):
-            if number:
-                await asyncio.sleep(plan.feed.limits.connect_spacing_s)
-            self._open_shard(group)
+        self._note_wanted("wanted", "start", dict.fromkeys(instruments or (ALL,), "configured"))
+        if instruments:
+            self._shards.add(instruments)
+        else:
+            self._shards.open()
 
-    def _open_shard(self, instruments: Sequence[str]) -> Shard:
+    def _session_factory(self, channels: Sequence[str]) -> Callable[[], Session]:
+        plan = self.plan
+        return session_factory(
+            plan.feed, channels, plan.channel_options, plan.url, plan.credentials, takes_all=plan.secmaster is None
+        )
+
+    def _make_shard(self, number: int, instruments: Sequence[str], delay_s: float) -> Shard:
         plan = self.plan
         setting = Setting(
             feed=plan.feed,
@@ -222,18 +265,18 @@ class Connector:
         assert self._own is not None
         own = self._own
         shard = Shard(
-            f"c{len(self.shards)}",
+            f"c{number}",
             instruments,
             setting,
             stream=plan.stream,
-            make_session=self._make_session,
+            make_session=self._make_session if not number else self._session_factory(self._listed_channels),
             pair_map=self._pair_map,
             backoff=self._options.backoff,
             note_failure=lambda **fields: own.control("error", **fields),
             changed=self._check_refusals,
+            delay_s=delay_s,
         )
         shard.pause(self._paused)
-        self.shards.append(shard)
         task = asyncio.create_task(shard.run(), name=f"shard {shard.name}")
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
@@ -241,21 +284,14 @@ class Connector:
 
     async def _load_pair_map(self) -> None:
         """Kraken: subjects carry AssetPairs keys. Capture does not wait for them longer than the first tries take."""
-
-        async def fetch() -> dict[str, str]:
-            return await rest.kraken_pair_map(self.plan.rest_url)
-
-        try:
-            async with asyncio.timeout(_PAIR_MAP_PATIENCE_S):
-                pairs = await fetch()
-        except (ConnectError, TimeoutError) as error:
-            self._log.warning("capturing without pair map: subjects carry sanitised symbols", reason=repr(error))
-            self._spawn(self._load_pair_map_late(fetch))
+        pairs = await self._lookups.pair_map_soon()
+        if pairs is None:
+            self._spawn(self._load_pair_map_late())
         else:
             self._use_pair_map(pairs)
 
-    async def _load_pair_map_late(self, fetch: Callable[[], Awaitable[dict[str, str]]]) -> None:
-        self._use_pair_map(await self._until_answered("", fetch))
+    async def _load_pair_map_late(self) -> None:
+        self._use_pair_map(await self._lookups.pair_map())
 
     def _use_pair_map(self, pairs: dict[str, str]) -> None:
         assert self._pair_map is not None
@@ -264,30 +300,11 @@ class Connector:
             shard.router.forget()
         self._log.info("pair map loaded", pairs=len(pairs))
 
-    async def _discover_tokens(self) -> list[str]:
-        discovery = self.plan.discovery
-        tokens = await rest.polymarket_tokens(
-            self.plan.rest_url, min_volume=discovery.min_volume, min_liquidity=discovery.min_liquidity
-        )
-        if not tokens:
-            raise ConnectError(f"{self.plan.rest_url}: no open market with volume above {discovery.min_volume:g}")
-        self._log.info("tokens discovered", tokens=len(tokens))
-        return tokens
-
-    async def _until_answered(self, what: str, ask: Callable[[], Awaitable[_T]]) -> _T:
-        pause_s = self._options.backoff.min_s
-        while True:
-            try:
-                return await ask()
-            except ConnectError as error:
-                self._log.warning("look-up failed", reason=str(error), pause_s=pause_s)
-                if what:
-                    self._waiting_for = f"{what}: {error}"
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, self._options.backoff.max_s)
+    def _wait_for(self, what: str) -> None:
+        self._waiting_for = what
 
     def _check_refusals(self) -> None:
-        if self.shards and all(shard.stats.all_refused for shard in self.shards):
+        if self.follower is None and self.shards and all(shard.stats.all_refused for shard in self.shards):
             self._log.error("every subscription was refused", reasons=sorted(set(self.shards[0].refusals.values())))
             self.stop(EXIT_REFUSED)
 
@@ -295,25 +312,54 @@ class Connector:
 
     def add(self, instruments: Sequence[str]) -> None:
         """Subscribe more instruments: on the shards with room, then on new ones. Known ones are left alone."""
-        known = {instrument for shard in self.shards for instrument in shard.instruments}
-        fresh = [instrument for instrument in dict.fromkeys(instruments) if instrument not in known]
-        size = self.plan.feed.limits.instruments_per_connection
-        while fresh:
-            shard = min(self.shards, key=lambda shard: shard.requested, default=None)
-            room = size - shard.requested if shard else 0
-            if shard is None or room <= 0:
-                self._open_shard(fresh[:size])
-                fresh = fresh[size:]
-            else:
-                shard.add(fresh[:room])
-                fresh = fresh[room:]
+        self._note_wanted("wanted", "asked", dict.fromkeys(instruments, "asked"))
+        self._shards.add(instruments)
 
     def remove(self, instruments: Sequence[str]) -> None:
         """Unsubscribe instruments; unknown ones are left alone."""
+        self._note_wanted("unwanted", "asked", dict.fromkeys(instruments, "asked"))
+        self._shards.remove(instruments)
+
+    # -- the security master
+
+    def _on_change(self, change: Change, cause: Cause) -> None:
+        self._waiting_for = ""
+        self._note_wanted("wanted", cause, change.added)
+        self._note_wanted("unwanted", cause, change.removed)
+        self._shards.remove(change.removed)
+        self._shards.add(change.added)
+        if change.added or change.removed:
+            self._log.info("instruments changed", cause=cause, added=len(change.added), removed=len(change.removed))
+
+    def _on_reconciled(self) -> None:
+        assert self.follower is not None
+        self.follower.healed += self._shards.tidy(self.follower.universe.wanted)
+
+    def _note_wanted(self, event: Literal["wanted", "unwanted"], cause: str, why: Mapping[str, str]) -> None:
+        assert self._own is not None
+        note_wanted(self._own, event, cause, why, self.plan.secmaster)
+
+    def _note_coverage(self) -> None:
+        """Repeat, at the start of an hour, what is wanted, asked for and acknowledged."""
+        wanted = self.follower.universe.wanted if self.follower else self._shards.instruments or (ALL,)
+        self._note_wanted("wanted", "hour", dict.fromkeys(wanted, "standing"))
         for shard in self.shards:
-            mine = [instrument for instrument in instruments if instrument in shard.instruments]
-            if mine:
-                shard.remove(mine)
+            shard.note_coverage()
+
+    @property
+    def _subscriptions(self) -> Subscriptions:
+        follower = self.follower
+        return Subscriptions(
+            wanted=len(follower.universe.wanted) if follower else self._shards.placed,
+            subscribed=sum(shard.subscribed for shard in self.shards),
+            overflow=len(self._shards.overflow),
+            waiting=len(follower.universe.waiting) if follower else 0,
+            healed=follower.healed if follower else 0,
+            pending_changes=follower.pending if follower else 0,
+            change_lag_s=follower.lag_s if follower else 0.0,
+            read_age_s=(follower.read_age_s if follower else None) or 0.0,
+            bad_changes=follower.bad_rows if follower else 0,
+        )
 
     # -- health, pressure
 
@@ -342,9 +388,11 @@ class Connector:
         silent_s = time.monotonic() - max(stats.last_ack_monotonic, self._started_s)
         if self.publisher.connected and self.publisher.backlog_bytes and silent_s > _ACK_PATIENCE_S:
             problems.append(f"publisher: no acknowledgement for {silent_s:.0f} s")
+        problems += self._secmaster_problems()
         if self._stop.is_set():
             problems.append("stopping")
-        ready = not problems and bool(self.shards) and all(shard.stats.connected for shard in self.shards)
+        open_ = bool(self.shards) or self.follower is not None
+        ready = not problems and open_ and all(shard.stats.connected for shard in self.shards)
         body: dict[str, Any] = {
             "status": "ok" if not problems else "bad",
             "feed": self.plan.feed.name,
@@ -355,9 +403,22 @@ class Connector:
             "nats_connected": self.publisher.connected,
             "backlog_bytes": self.publisher.backlog_bytes,
             "spool_bytes": stats.spool_bytes,
+            "subscriptions": self._subscriptions._asdict(),
             "shards": {shard.name: shard.describe() for shard in self.shards},
         }
+        if self.follower is not None and not self.follower.universe.wanted:
+            body["note"] = "no instruments wanted yet" if self.follower.loaded else ""
         return Health(not problems, ready, body)
+
+    def _secmaster_problems(self) -> list[str]:
+        problems = []
+        if self.follower is not None and (problem := self.follower.problem(_SECMASTER_GRACE_S)):
+            problems.append(problem)
+        if overflow := self._shards.overflow:
+            problems.append(
+                f"{len(overflow)} instruments have no room on {len(self.shards)} shards, {next(iter(overflow))} first"
+            )
+        return problems
 
 
 async def run_connector(options: ConnectorOptions, settings: Settings) -> int:

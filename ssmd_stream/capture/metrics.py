@@ -6,7 +6,7 @@ Every series is there from the first scrape, at 0: a rate over a counter that ap
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -41,12 +41,39 @@ class ShardView(Protocol):
         """Seconds since the last market data, or since the connection opened."""
 
 
+class Subscriptions(NamedTuple):
+    """What a connector should capture and what it does; zeros where the security master does not decide.
+
+    Attributes:
+        wanted: instruments that should be subscribed.
+        subscribed: instruments acknowledged, or sent where the venue does not acknowledge.
+        overflow: wanted instruments for which no shard has room.
+        waiting: markets of which something is not known yet, so that the filter cannot be applied.
+        healed: instruments whose state a read of the security master had to correct.
+        pending_changes: changes that have not been read yet.
+        change_lag_s: from commit to arrival of the last change.
+        read_age_s: since the security master was read.
+        bad_changes: changes that could not be understood.
+    """
+
+    wanted: int
+    subscribed: int
+    overflow: int
+    waiting: int
+    healed: int
+    pending_changes: int
+    change_lag_s: float
+    read_age_s: float
+    bad_changes: int
+
+
 class ConnectorCollector(Collector):
     """Yields the metrics of a connector.
 
     Args:
         feed, category: labels; category is the stream's name.
         refresh: called first, to bring the shards' times up to date.
+        subscriptions: of the whole connector.
     """
 
     def __init__(
@@ -59,6 +86,7 @@ class ConnectorCollector(Collector):
         *,
         refresh: Callable[[], None],
         healthy: Callable[[], bool],
+        subscriptions: Callable[[], Subscriptions],
     ) -> None:
         self._base = (feed, category)
         self._shards = shards
@@ -66,6 +94,7 @@ class ConnectorCollector(Collector):
         self._capacity = capacity
         self._refresh = refresh
         self._healthy = healthy
+        self._subscriptions = subscriptions
 
     def register(self, registry: CollectorRegistry) -> None:
         """Add this collector to a registry."""
@@ -129,15 +158,24 @@ class ConnectorCollector(Collector):
         return family
 
     def _connector_metrics(self) -> Iterable[Metric]:
-        stats = self._publisher.stats
+        stats, subscriptions = self._publisher.stats, self._subscriptions()
         counters = {
+            "reconcile_healed": ("Instruments that a read of the security master corrected", subscriptions.healed),
+            "changes_bad": ("Changes of the security master not understood", subscriptions.bad_changes),
             "published": ("Messages handed to the publisher", stats.published),
             "acknowledged": ("Messages acknowledged by JetStream", stats.acknowledged),
             "publish_resent": ("Messages sent a second time", stats.resent),
             "publish_refused": ("Batches refused by JetStream", stats.refused),
             "spool_errors": ("Failed writes to the spool", stats.spool_errors),
         }
-        gauges = {
+        gauges: dict[str, tuple[str, float]] = {
+            "wanted": ("Instruments that should be subscribed", subscriptions.wanted),
+            "subscribed": ("Instruments subscribed on every channel", subscriptions.subscribed),
+            "overflow": ("Wanted instruments without room on a shard", subscriptions.overflow),
+            "waiting": ("Markets whose event or series is not known yet", subscriptions.waiting),
+            "changes_pending": ("Changes of the security master not yet read", subscriptions.pending_changes),
+            "change_lag_seconds": ("Commit to arrival of the last change", subscriptions.change_lag_s),
+            "secmaster_age_seconds": ("Since the security master was read", subscriptions.read_age_s),
             "shards_total": ("Shards", len(self._shards())),
             "healthy": ("1 if /health answers 200", int(self._healthy())),
             "nats_connected": ("1 while batches can go to NATS", int(stats.connected)),
@@ -146,9 +184,9 @@ class ConnectorCollector(Collector):
             "spool_bytes": ("Bytes in the spool", stats.spool_bytes),
             "spooled_messages": ("Messages in the spool", stats.spooled_messages),
         }
-        for name, (text, value) in counters.items():
+        for name, (text, total) in counters.items():
             counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["feed", "category"])
-            counter.add_metric(self._base, value)
+            counter.add_metric(self._base, total)
             yield counter
         for name, (text, value) in gauges.items():
             gauge = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=["feed", "category"])

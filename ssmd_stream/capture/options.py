@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from ssmd_core import config, feeds
 from ssmd_core.clock import NS_PER_S
+from ssmd_core.db.connect import check_url
 from ssmd_core.errors import ConfigError
 from ssmd_core.feeds.base import Feed, Liveness
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.settings import Settings
+from ssmd_stream.capture.universe_venues import KALSHI_ONLY, UNIVERSES
 from ssmd_stream.capture.websocket import TransportName
 
 TICK_S = 5.0
@@ -81,6 +83,8 @@ class Plan:
         feed: registry entry with the limits of feed.yaml laid over it.
         instruments: sorted for sharding; empty: all, or discovery.
         group_timeouts_s: by channel that has its own; see `LivenessConfig`.
+        secmaster: filter of the instruments where they come from the security master; None: they are named, all, or
+            discovered.
         credentials: `KALSHI_API_KEY` and `KALSHI_PRIVATE_KEY` where env.yaml names other variables for them; None:
             the environment's. Not shown by repr.
     """
@@ -96,6 +100,7 @@ class Plan:
     liveness: Liveness
     group_timeouts_s: Mapping[str, float | None]
     discovery: config.DiscoveryConfig
+    secmaster: config.SecmasterConfig | None
     credentials: Mapping[str, str] | None = field(repr=False)
 
 
@@ -152,8 +157,24 @@ def make_plan(options: ConnectorOptions, settings: Settings) -> Plan:
         liveness=options.liveness or _overlay(feed.liveness, capture.liveness),
         group_timeouts_s=capture.liveness.group_timeouts_s,
         discovery=capture.discovery,
+        secmaster=None if options.instruments or env is None else _secmaster(feed, env, settings),
         credentials=_credentials(feed, env),
     )
+
+
+def _secmaster(feed: Feed, env: config.EnvConfig, settings: Settings) -> config.SecmasterConfig | None:
+    found = env.secmaster
+    if found is None:
+        return None
+    if feed.name not in UNIVERSES:
+        raise ConfigError(f"secmaster: instruments of {feed.name!r} do not come from the security master")
+    if env.capture.instruments:
+        raise ConfigError(f"env of {feed.name!r} names instruments and a secmaster section: only one can decide")
+    foreign = [name for name in KALSHI_ONLY if name in found.model_fields_set and feed.name != "kalshi"]
+    if foreign:
+        raise ConfigError(f"secmaster.{foreign[0]}: {feed.name!r} has no such thing")
+    check_url(settings.database_url)
+    return found
 
 
 def _credentials(feed: Feed, env: config.EnvConfig | None) -> dict[str, str] | None:

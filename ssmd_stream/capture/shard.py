@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,7 +25,8 @@ class Shard:
 
     Args:
         name: connection name, `c0`, `c1`, …
-        instruments: empty for all.
+        instruments: see `Session.takes_all` for what none means.
+        delay_s: pause before the first connection.
         note_failure: told of each attempt to connect that failed; there is no epoch yet to note it in.
         changed: told whenever a connection ended.
     """
@@ -41,16 +43,21 @@ class Shard:
         backoff: Backoff,
         note_failure: Callable[..., None],
         changed: Callable[[], None],
+        delay_s: float = 0.0,
     ) -> None:
         self.name = name
         self.instruments: dict[str, None] = dict.fromkeys(instruments)
         self._setting = setting
         self._make_session = make_session
+        self._takes_all = make_session().takes_all
         self._backoff = backoff
         self._note_failure = note_failure
         self._changed = changed
+        self._delay_s = delay_s
         self._loop = asyncio.get_running_loop()
-        self.stats = ShardStats(setting.feed.message_types, self._loop.time())
+        self.stats = ShardStats(setting.feed.message_types, self._loop.time() + delay_s)
+        # Market data is due from the moment that the first instrument is asked for.
+        self._asking_since_s = 0.0
         self.router = Router(stream, name, self.stats, pair_map)
         self._connection: Connection | None = None
         self._refused: dict[tuple[str, str], str] = {}
@@ -65,6 +72,7 @@ class Shard:
             ConfigError: a credential cannot be used.
         """
         attempt = 0
+        await self._pause(self._delay_s)
         while not self._stopping.is_set():
             lasted_s = await self._live_once()
             if self._stopping.is_set():
@@ -72,22 +80,23 @@ class Shard:
             self._changed()
             attempt = 0 if lasted_s >= self._backoff.healthy_s else attempt + 1
             longest_s = min(self._backoff.min_s * 2.0 ** min(attempt - 1, 30), self._backoff.max_s)
-            if self.stats.all_refused:
+            if self._takes_all and self.stats.all_refused:
                 longest_s = self._backoff.max_s
             pause_s = max(longest_s, self._backoff.min_s) * random.uniform(0.5, 1.0)
             self._log.info("reconnecting", pause_s=round(pause_s, 2), attempt=attempt)
-            try:
-                async with asyncio.timeout(pause_s):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
+            await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
 
     async def _live_once(self) -> float:
         session = self._make_session()
         connection = Connection(
             self.name,
             session,
-            tuple(self.instruments),
+            self.instruments,
             self._setting,
             router=self.router,
             stats=self.stats,
@@ -123,6 +132,8 @@ class Shard:
 
     def add(self, instruments: Sequence[str]) -> None:
         """Subscribe more, at once if a connection is open."""
+        if not self.instruments:
+            self._asking_since_s = self._loop.time()
         self.instruments.update(dict.fromkeys(instruments))
         if self._connection is not None:
             self._connection.add(instruments)
@@ -133,6 +144,16 @@ class Shard:
             self.instruments.pop(instrument, None)
         if self._connection is not None:
             self._connection.remove(instruments)
+
+    def retry_refused(self) -> None:
+        """Ask again for what the venue refused on the open connection."""
+        if self._connection is not None and self.refusals:
+            self._connection.retry()
+
+    def note_coverage(self) -> None:
+        """See `Connection.note_coverage`."""
+        if self._connection is not None:
+            self._connection.note_coverage()
 
     def refresh(self) -> None:
         """Bring the times in `stats` up to date."""
@@ -151,7 +172,7 @@ class Shard:
         """See `ShardView`."""
         if self._connection is None or not self.stats.connected:
             return 0
-        return len(set().union(*(state.accepted for state in self._connection.session.subscriptions.values())))
+        return len(self._connection.session.accepted)
 
     @property
     def settled(self) -> bool:
@@ -171,7 +192,8 @@ class Shard:
     @property
     def idle_s(self) -> float:
         """See `ShardView`."""
-        since_s = max(self.stats.last_data_s, self.stats.up_since_s) if self.stats.connected else 0.0
+        stats = self.stats
+        since_s = max(stats.last_data_s, stats.up_since_s, self._asking_since_s) if stats.connected else 0.0
         return self._loop.time() - (since_s or self.stats.down_since_s)
 
     def describe(self) -> dict[str, Any]:
@@ -197,13 +219,16 @@ class Shard:
             down_grace_s: how long a reconnect may take after a connection that worked.
         """
         stats = self.stats
-        if stats.all_refused:
+        if self._takes_all and stats.all_refused:
             return f"{self.name}: every subscription was refused: {next(iter(self.refusals.values()), '')}"
         if not stats.connected:
             down_s = self._loop.time() - stats.down_since_s
-            if stats.connects and not stats.failing and down_s <= down_grace_s:
+            # Where instruments come and go, shards are opened at any time: that alone is no fault.
+            waits = down_s < 0 or not self._takes_all or stats.connects
+            if waits and not stats.failing and down_s <= down_grace_s:
                 return ""
             return f"{self.name}: not connected for {down_s:.0f} s: {stats.last_error or 'connecting'}"
-        if data_timeout_s is not None and self.idle_s > data_timeout_s:
+        asks = self._takes_all or self.instruments
+        if asks and data_timeout_s is not None and self.idle_s > data_timeout_s:
             return f"{self.name}: no market data for {self.idle_s:.0f} s"
         return ""

@@ -23,7 +23,8 @@ KALSHI = Feed(
     message_types=MESSAGE_TYPES,
     route=route,
     # 200 connections a user and 10,000 commands/s are the venue's limits; 256 markets a command is measured caution.
-    limits=Limits(instruments_per_connection=10_000, instruments_per_command=256, commands_per_s=20),
+    # Fifty connections leave room for other streams of the same user.
+    limits=Limits(instruments_per_connection=10_000, instruments_per_command=256, commands_per_s=20, connections=50),
     # The server pings every 10 s; quiet markets may be silent for minutes, so data is watched more patiently.
     liveness=Liveness(ping_interval_s=10, ping_text=None, pong_timeout_s=30, data_timeout_s=300, group_timeout_s=900),
     integrity_rule="kalshi_seq",

@@ -13,7 +13,8 @@ from ssmd_stream.capture.sessions.kraken import KrakenSession
 from ssmd_stream.capture.sessions.kraken_futures import KrakenFuturesSession
 from ssmd_stream.capture.sessions.polymarket import PolymarketSession
 
-_SESSIONS: dict[str, type[Session]] = {
+SESSIONS: dict[str, type[Session]] = {
+    "kalshi": KalshiSession,
     "kraken": KrakenSession,
     "kraken-futures": KrakenFuturesSession,
     "polymarket": PolymarketSession,
@@ -26,18 +27,29 @@ def session_factory(
     options: Mapping[str, Mapping[str, Any]],
     url: str,
     environment: Mapping[str, str] | None = None,
+    *,
+    takes_all: bool = True,
 ) -> Callable[[], Session]:
     """What makes the session of a fresh connection. Credentials are read once, here.
+
+    Args:
+        environment: holds the credentials; None: the process's.
+        takes_all: see `Session`.
 
     Raises:
         ConfigError: a credential is missing or cannot be used.
         UnknownFeedError: the feed has no session module.
     """
-    if feed.name == "kalshi":
-        signer = KalshiSigner.from_environment(environment)
-        return lambda: KalshiSession(feed, channels, options, signer, url)
-    try:
-        make = _SESSIONS[feed.name]
-    except KeyError:
-        raise UnknownFeedError(f"feed {feed.name!r} has no session; known: kalshi, {', '.join(_SESSIONS)}") from None
-    return lambda: make(feed, channels, options)
+    signer = KalshiSigner.from_environment(environment) if feed.name == "kalshi" else None
+    if feed.name not in SESSIONS:
+        raise UnknownFeedError(f"feed {feed.name!r} has no session; known: {', '.join(SESSIONS)}")
+
+    def make() -> Session:
+        if signer is not None:
+            session: Session = KalshiSession(feed, channels, options, signer, url)
+        else:
+            session = SESSIONS[feed.name](feed, channels, options)
+        session.takes_all = takes_all
+        return session
+
+    return make

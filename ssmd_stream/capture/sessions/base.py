@@ -94,6 +94,9 @@ class Session(ABC):
         feed: registry entry.
         channels: what to subscribe.
         options: parameters of a channel's subscribe command, from env.yaml, e.g. `{"book": {"depth": 100}}`.
+
+    Attributes:
+        takes_all: what no instruments mean on channels that take a list: all of the venue's, or none.
     """
 
     groups: ClassVar[Mapping[str, str]]
@@ -113,6 +116,8 @@ class Session(ABC):
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
         self._last_error = ""
+        self._retry_size = feed.limits.instruments_per_command
+        self.takes_all = True
 
     # -- what the connection asks for
 
@@ -126,7 +131,7 @@ class Session(ABC):
         return {}
 
     def open(self, instruments: Sequence[str]) -> list[Command]:
-        """Everything to send on a fresh connection. Without instruments: all, where the venue has such a thing."""
+        """Everything to send on a fresh connection. Without instruments: see `takes_all`."""
         return [command for channel in self.channels for command in self._ask(channel, instruments, "subscribe")]
 
     def add(self, instruments: Sequence[str]) -> list[Command]:
@@ -137,6 +142,19 @@ class Session(ABC):
             fresh = [instrument for instrument in instruments if instrument not in known]
             if fresh:
                 commands += self._ask(channel, fresh, "subscribe")
+        return commands
+
+    def retry(self) -> list[Command]:
+        """Ask again for what was refused.
+
+        One unknown instrument may have cost the others of its command, so each time the commands are a sixteenth as
+        long, down to single instruments.
+        """
+        self._retry_size = max(self._retry_size // 16, 1)
+        commands = []
+        for channel, state in self.subscriptions.items():
+            for chunk in chunks(tuple(state.refused), self._retry_size):
+                commands.append(self._command(channel, tuple(name for name in chunk if name != ALL), "subscribe"))
         return commands
 
     def remove(self, instruments: Sequence[str]) -> list[Command]:
@@ -180,7 +198,9 @@ class Session(ABC):
         """Settle as refused what was not acknowledged in time."""
         notices = []
         for id_, pending in list(self._pending.items()):
-            if now_s >= pending.deadline_s:
+            if now_s >= pending.deadline_s and not pending.waiting:
+                del self._pending[id_]
+            elif now_s >= pending.deadline_s:
                 reason = f"no acknowledgement in {self.feed.limits.ack_timeout_s:g} s"
                 if self._last_error:
                     reason += f"; last error: {self._last_error}"
@@ -210,6 +230,18 @@ class Session(ABC):
             for channel, state in self.subscriptions.items()
             for instrument, reason in state.refused.items()
         }
+
+    @property
+    def accepted(self) -> set[str]:
+        """Instruments accepted on every channel that takes a list, or `ALL`; without such a channel, on every one."""
+        states = [state for channel, state in self.subscriptions.items() if self.listed(channel)]
+        states = states or list(self.subscriptions.values())
+        return set.intersection(*(state.accepted for state in states))
+
+    def listed(self, channel: str) -> bool:
+        """Whether the channel takes a list of instruments at all."""
+        del channel
+        return True
 
     def wanted(self, channel: str) -> bool:
         """Whether something of the channel is asked for that the venue has not refused."""
@@ -244,17 +276,14 @@ class Session(ABC):
             for command in self._unsubscribe(channel, chunk)
         ]
 
-    def _listed(self, channel: str) -> bool:
-        """Whether the channel takes a list of instruments at all."""
-        del channel
-        return True
-
     def _next_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
     def _ask(self, channel: str, instruments: Sequence[str], action: Action) -> list[Command]:
-        if not instruments or not self._listed(channel):
+        if not instruments and self.listed(channel) and not self.takes_all:
+            return []
+        if not instruments or not self.listed(channel):
             if ALL in self.subscriptions[channel].asked and action == "subscribe":
                 return []
             return [self._command(channel, (), action)]
@@ -280,18 +309,24 @@ class Session(ABC):
             if pending.command.channel == channel and instrument in pending.waiting:
                 yield id_
 
-    def _settle(self, id_: int, instruments: Iterable[str] | None = None) -> Command | None:
-        """Take instruments (None: all) off a pending command; the command if it was pending."""
+    def _settle(self, id_: int, instruments: Iterable[str] | None = None) -> tuple[str, ...] | None:
+        """Take instruments (None: all) off a pending command.
+
+        Returns:
+            Those of them that the command still waited for, in its order: what was removed meanwhile waits no more,
+            even if another command has asked for it again. `(ALL,)` for all. None if the command is not pending.
+        """
         pending = self._pending.get(id_)
         if pending is None:
             return None
-        if instruments is None:
-            pending.waiting.clear()
-        else:
-            pending.waiting.difference_update(instruments)
+        asked = pending.command.instruments or (ALL,)
+        settled = tuple(name for name in asked if name in pending.waiting)
+        if instruments is not None:
+            settled = tuple(name for name in settled if name in set(instruments))
+        pending.waiting.difference_update(settled)
         if not pending.waiting:
             del self._pending[id_]
-        return pending.command
+        return settled
 
     def _accept(self, channel: str, instruments: tuple[str, ...]) -> Notice:
         state = self.subscriptions.get(channel)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ssmd_core.errors import ConfigError
 from ssmd_core.feeds.base import Feed
-from ssmd_stream.capture.sessions.base import NOTHING, Command, Notice, Reaction, Session, compact
+from ssmd_stream.capture.sessions.base import ALL, NOTHING, Command, Notice, Reaction, Session, compact
 
 API_KEY = "KALSHI_API_KEY"
 PRIVATE_KEY = "KALSHI_PRIVATE_KEY"
@@ -138,11 +138,12 @@ class KalshiSession(Session):
         self._path = urlsplit(url).path
         self._sids: dict[str, int] = {}
         self._removals: dict[str, list[tuple[str, ...]]] = {}
+        self._deleting: dict[int, Command] = {}
 
     def headers(self, now_ns: int) -> dict[str, str]:
         return self._signer.headers(self._path, now_ns // 1_000_000)
 
-    def _listed(self, channel: str) -> bool:
+    def listed(self, channel: str) -> bool:
         # Lifecycle channels take no filter.
         return channel not in self.quiet_channels
 
@@ -158,18 +159,24 @@ class KalshiSession(Session):
         return compact({"id": id_, "cmd": "subscribe", "params": params})
 
     def _unsubscribe(self, channel: str, instruments: tuple[str, ...]) -> list[Command]:
-        sid = self._sids.get(channel)
-        if sid is None:
+        if channel not in self._sids:
             self._removals.setdefault(channel, []).append(instruments)
             return []
+        return [self._delete(channel, instruments)]
+
+    def _delete(self, channel: str, instruments: tuple[str, ...], attempt: int = 1) -> Command:
         # Unsubscribing the sid would end all markets of the channel.
         id_ = self._next_id()
-        params = {"sids": [sid], "market_tickers": instruments, "action": "delete_markets"}
+        params = {"sids": [self._sids[channel]], "market_tickers": instruments, "action": "delete_markets"}
         text = compact({"id": id_, "cmd": "update_subscription", "params": params})
-        return [Command(id_, text, "unsubscribe", channel, instruments)]
+        command = self._deleting[id_] = Command(id_, text, "unsubscribe", channel, instruments, attempt)
+        return command
 
     def _end(self, channel: str, instruments: Sequence[str]) -> list[Command]:
         del instruments
+        # Whatever was to be removed goes with the sid.
+        self._removals.pop(channel, None)
+        self._deleting = {id_: command for id_, command in self._deleting.items() if command.channel != channel}
         sid = self._sids.pop(channel, None)
         if sid is None:
             return []
@@ -185,15 +192,27 @@ class KalshiSession(Session):
         body = _BODY.decode(reply.msg) if bytes(reply.msg).startswith(b"{") else _Body()
         if kind == "error":
             return self._on_error(reply, body)
-        command = self._settle(reply.id)
-        if command is None:
+        self._deleting.pop(reply.id, None)
+        pending = self._pending.get(reply.id)
+        settled = self._settle(reply.id)
+        if pending is None or settled is None:
             return NOTHING
+        channel = pending.command.channel
         sid = body.sid or reply.sid
         if sid:
-            self._sids[command.channel] = sid
-        removals = self._removals.pop(command.channel, []) if sid else []
-        commands = [c for instruments in removals for c in self._unsubscribe(command.channel, instruments)]
-        return Reaction((self._accept(command.channel, command.instruments),), tuple(commands))
+            self._sids[channel] = sid
+        commands = [
+            self._delete(channel, gone)
+            for instruments in (self._removals.pop(channel, []) if sid else [])
+            if (gone := self._unasked(channel, instruments))
+        ]
+        notices = (self._accept(channel, _names(settled)),) if settled else ()
+        return Reaction(notices, tuple(commands))
+
+    def _unasked(self, channel: str, instruments: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that have not been asked for again since they were to be removed."""
+        asked = self.subscriptions[channel].asked
+        return tuple(name for name in instruments if name not in asked)
 
     def _on_error(self, reply: _Reply, body: _Body) -> Reaction:
         reason = f"{body.code} {body.msg}".strip()
@@ -205,11 +224,27 @@ class KalshiSession(Session):
             # The sid is gone already: nothing to unsubscribe.
             self._sids.pop(channel, None)
             return Reaction((Notice("resubscribe", channel, (), reason),))
-        if pending is None:
+        if deleting := self._deleting.pop(reply.id, None):
+            return self._on_delete_error(deleting, body.code, reason)
+        settled = self._settle(reply.id)
+        if pending is None or settled is None:
             return self._error(reason)
-        self._settle(reply.id)
+        if not settled:
+            return NOTHING
         command = pending.command
         if body.code in RETRIED_CODES and command.attempt < MAX_ATTEMPTS:
-            again = self._command(command.channel, command.instruments, command.action, command.attempt + 1)
-            return Reaction((Notice("error", command.channel, command.instruments, reason),), (again,))
-        return Reaction((self._refuse(command.channel, command.instruments, reason),))
+            again = self._command(command.channel, _names(settled), command.action, command.attempt + 1)
+            return Reaction((Notice("error", command.channel, _names(settled), reason),), (again,))
+        return Reaction((self._refuse(command.channel, _names(settled), reason),))
+
+    def _on_delete_error(self, command: Command, code: int, reason: str) -> Reaction:
+        notice = Notice("error", command.channel, command.instruments, f"not unsubscribed: {reason}")
+        gone = self._unasked(command.channel, command.instruments)
+        if code in RETRIED_CODES and command.attempt < MAX_ATTEMPTS and gone and command.channel in self._sids:
+            return Reaction((notice,), (self._delete(command.channel, gone, command.attempt + 1),))
+        return Reaction((notice,))
+
+
+def _names(settled: tuple[str, ...]) -> tuple[str, ...]:
+    """Instruments as commands and notices name them: all is none."""
+    return () if settled == (ALL,) else settled

@@ -36,7 +36,7 @@ class KrakenSession(Session):
     groups: ClassVar = {name: name for name in ("ticker", "trade", "book", "instrument", "ohlc")}
     quiet_channels: ClassVar = frozenset({"instrument"})
 
-    def _listed(self, channel: str) -> bool:
+    def listed(self, channel: str) -> bool:
         return channel != "instrument"
 
     def _subscribe_text(self, id_: int, channel: str, instruments: tuple[str, ...]) -> str:
