@@ -18,6 +18,16 @@ from ssmd_stream.servers.postgres import PostgresServer
 _SAMPLES = Path(os.environ.get("SSMD_SAMPLES") or Path(__file__).resolve().parents[2] / "shared" / "samples")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither the environment nor an `ssmd up` that runs on the default folder reaches into a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NATS_URL", "DATABASE_URL", "REDIS_URL", "SSMD_ENV", "SSMD_CLOCK", "SSMD_SCHEDULES"):
+            patch.delenv(name, raising=False)
+        patch.setenv("SSMD_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """Folder of real captures (its README says which are byte-exact)."""

@@ -239,7 +239,7 @@ def test_sync_reports_what_it_did_and_runs_keep_it(ssmd: Any, database_url: str)
         [run] = json.loads(answer.stdout)["runs"]
         assert run["tables"]["series_fees"]["inserted"] == 2
         again = ssmd("secmaster", "sync", "kalshi/series_fees", "--rest-url", url)
-        assert "kalshi/series_fees  full  series_fees" in again.stdout
+        assert "2 fetched, 2 unchanged, 1 rejected" in again.stdout
         assert "rejected series_fees h: fee_type 'cubic' is unknown" in again.stderr
         failed = ssmd("secmaster", "sync", "kalshi", "--rest-url", url, "--json", code=1)
         told = json.loads(failed.stdout)["failed"]

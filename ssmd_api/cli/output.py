@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +34,21 @@ def clear_errors() -> Iterator[None]:
 
 
 def settings(data: Path | None = None) -> Settings:
-    """The environment's settings, with another data folder if one is named."""
-    found = Settings.from_environment()
-    return found if data is None else dataclasses.replace(found, data=data.absolute())
+    """The environment's settings; servers that it does not name are those of the `ssmd up` on the data folder.
+
+    Args:
+        data: instead of `SSMD_DATA`.
+    """
+    found = Settings.from_environment({**os.environ, **({"SSMD_DATA": str(data.absolute())} if data else {})})
+    missing = [name for name in ("NATS_URL", "DATABASE_URL", "REDIS_URL") if not os.environ.get(name)]
+    if missing and (found.data / "state.json").exists():
+        from ssmd_stream.servers.state import read_state
+
+        state = read_state(found.data)
+        if state is not None and state.running:
+            local = {name.lower(): state.environment[name] for name in missing if name in state.environment}
+            return dataclasses.replace(found, **local)
+    return found
 
 
 def print_json(value: Any) -> None:

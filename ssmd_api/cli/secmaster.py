@@ -50,7 +50,18 @@ _COLUMNS = {
     Listed.pairs: ("pair_id", "symbol", "market_type", "status", "tick_size", "last_price", "mark_price"),
     Listed.conditions: ("condition_id", "category", "status", "end_date", "volume", "token_count", "question"),
 }
-_COUNTS = ("fetched", "inserted", "changed", "unchanged", "resurrected", "deleted", "rejected", "missing", "newer")
+_COUNTS = (
+    "fetched",
+    "repeated",
+    "inserted",
+    "changed",
+    "unchanged",
+    "resurrected",
+    "deleted",
+    "rejected",
+    "missing",
+    "newer",
+)
 
 
 @secmaster_app.command("sync")
@@ -249,11 +260,16 @@ def runs(
         for row in rows:
             report = row["report"]
             for table, counts in report.get("tables", {}).items():
-                numbers = [counts.get(name, 0) for name in _COUNTS]
-                lines.append((row["finished_at"], row["scope"], row["mode"], table, *numbers, counts.get("refused")))
+                lines.append((row["finished_at"], row["scope"], row["mode"], table, _told(counts)))
             if not report.get("tables"):
-                lines.append((row["finished_at"], row["scope"], row["mode"], "", *[""] * len(_COUNTS), ""))
-        print_table(("finished", "scope", "mode", "table", *_COUNTS, "refused"), lines)
+                lines.append((row["finished_at"], row["scope"], row["mode"], "", "nothing listed"))
+        print_table(("finished", "scope", "mode", "table", "what it did"), lines)
+
+
+def _told(counts: dict[str, Any]) -> str:
+    """What happened to a table, without the zeros, and why deletes were refused if they were."""
+    parts = [f"{counts[name]:,} {name}" for name in _COUNTS if counts.get(name)]
+    return ", ".join([*parts, *filter(None, [counts.get("refused")])]) or "nothing listed"
 
 
 def print_page(page: Page, columns: tuple[str, ...], as_json: bool) -> None:
@@ -280,11 +296,11 @@ def _chosen(known: dict[str, SyncTask], scopes: list[str], rest_url: str) -> lis
 
 def _print_reports(reports: list[SyncReport]) -> None:
     rows = [
-        (report.scope, report.mode, table, *(getattr(counts, name) for name in _COUNTS), f"{report.seconds:.1f}")
+        (report.scope, report.mode, f"{report.seconds:.1f}", table, _told(counts))
         for report in reports
-        for table, counts in report.tables.items()
+        for table, counts in report.as_dict()["tables"].items()
     ]
-    print_table(("scope", "mode", "table", *_COUNTS, "seconds"), rows)
+    print_table(("scope", "mode", "seconds", "table", "what it did"), rows)
     for report in reports:
         for text, count in report.warnings.items():
             typer.echo(f"{report.scope}: {shown(text)}" + (f" ({count}×)" if count > 1 else ""), err=True)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# A file or another program has no width of its own; a line of `list` fits into this.
+PIPED_WIDTH = 200
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 
@@ -80,12 +83,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    for number, column in enumerate(columns):
         # Folded, never cut: an id with its end missing is of no use.
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    console.print(table)
 
 
 def shown(value: Any) -> str:
@@ -94,8 +100,7 @@ def shown(value: Any) -> str:
         case None:
             return ""
         case datetime():
-            moment = value.astimezone(UTC)
-            return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{moment:%f}".rstrip("0") if moment.microsecond else "")
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         case bool():
             return "yes" if value else "no"
         case list():
