@@ -21,7 +21,7 @@ up: $(READY)  ## Everything, against the real venues, until Ctrl-C
 	@$(BIN)/ssmd up
 
 test: $(READY)  ## All tests, on real servers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## Format, lint and types
 	@$(BIN)/ruff format --check .

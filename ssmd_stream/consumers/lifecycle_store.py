@@ -24,6 +24,7 @@ from ssmd_stream.secmaster.sweep import refresh_events
 
 _EVENTS, _MARKETS = SYNCED["events"], SYNCED["markets"]
 _JSON = msgspec.json.Encoder(decimal_format="number")
+_WRITER_LOCK = 7_354
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ async def apply(connection: psycopg.AsyncConnection, batch: Sequence[LifecycleMe
         psycopg.Error: the transaction cannot be finished.
     """
     done = Applied()
+    # One writer at a time: of two that keep the halves of a market's story at once, neither would see the whole.
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITER_LOCK,))
     fresh = await _keep(connection, batch)
     news = [one for one in {(one.stream, one.nats_seq): one for one in batch}.values() if _key(one) in fresh]
     done.duplicates = len(batch) - len(news)
