@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -266,15 +267,113 @@ def test_postgres_killed_in_the_merge_leaves_nothing_half_done(tmp_path: Path) -
 
 
 def test_watermarks_move_forward_only(database_url: str) -> None:
-    async def at(value: datetime) -> datetime | None:
-        async with await SyncRun.begin(database_url, "kalshi/markets", "incremental", Clock()) as run:
+    async def at(value: datetime, clock: Clock | None = None) -> datetime | None:
+        async with await SyncRun.begin(database_url, "kalshi/markets", "incremental", clock or Clock()) as run:
             before = await run.watermark("last_settled_ts")
             await run.finish(watermarks={"last_settled_ts": value})
             return before
 
-    assert asyncio.run(at(CLOSE)) is None
-    assert asyncio.run(at(CLOSE - timedelta(days=1))) == CLOSE
-    assert asyncio.run(at(CLOSE)) == CLOSE
+    past = datetime(2026, 1, 2, tzinfo=UTC)
+    assert asyncio.run(at(past)) is None
+    assert asyncio.run(at(past - timedelta(days=1))) == past
+    assert asyncio.run(at(CLOSE)) == past
+    # A clock that was ahead once: what it left is neither believed nor kept.
+    assert (asyncio.run(at(past)) or CLOSE) < datetime.now(UTC)
+    assert asyncio.run(at(past)) == past
+
+
+def test_what_is_listed_but_not_taken_is_not_missing(database_url: str) -> None:
+    everything = [market(n) for n in range(20)]
+    asyncio.run(sync(database_url, everything))
+
+    async def run_once(key: str) -> SyncReport:
+        async with await SyncRun.begin(database_url, "kalshi/markets", "full", Clock()) as run:
+            await run.stage(MARKETS, MARKET_COLUMNS, everything[1:], run.now())
+            run.reject(Reject("markets", key, "event_ticker is null"))
+            return await run.finish(sweeps=[Sweep(MARKETS)], watermarks={"w": datetime(2026, 1, 1, tzinfo=UTC)})
+
+    for _ in range(3):
+        report = asyncio.run(run_once("KXBTC-1-0")).tables["markets"]
+        assert (report.rejected, report.missing, report.deleted) == (1, 0, 0)
+    for unreadable in ("", "x" * 129, "KXBTC-1-\x00"):
+        refused = asyncio.run(run_once(unreadable)).tables["markets"].refused
+        assert refused == "markets: the venue showed a record whose id cannot be read: nothing deleted"
+
+
+def test_new_rows_do_not_cover_for_missing_ones(database_url: str) -> None:
+    asyncio.run(sync(database_url, [market(n) for n in range(10)]))
+    others = [market(n) for n in range(100, 200)]
+    first = asyncio.run(sync(database_url, others, sweep=True)).tables["markets"]
+    assert (first.inserted, first.missing, first.refused[:32]) == (100, 10, "markets: the venue showed 0 of 1")
+    everything = [*others, *(market(n) for n in range(1, 10))]
+    assert asyncio.run(sync(database_url, everything, sweep=True)).tables["markets"].deleted == 0
+
+
+def test_any_run_that_shows_a_row_starts_its_count_anew(database_url: str) -> None:
+    everything = [market(n) for n in range(20)]
+    asyncio.run(sync(database_url, everything))
+    for _ in range(3):
+        assert asyncio.run(sync(database_url, everything[1:], sweep=True)).tables["markets"].deleted == 0
+        asyncio.run(sync(database_url, everything[:1]))  # an incremental run: no sweep
+
+
+def test_a_refused_sweep_moves_no_watermark(database_url: str) -> None:
+    asyncio.run(sync(database_url, [market(n) for n in range(20)]))
+
+    async def scenario() -> datetime | None:
+        async with await SyncRun.begin(database_url, "kalshi/markets", "full", Clock()) as run:
+            await run.stage(MARKETS, MARKET_COLUMNS, [market(1)], run.now())
+            await run.finish(sweeps=[Sweep(MARKETS)], watermarks={"w": datetime(2026, 1, 1, tzinfo=UTC)})
+            return await run.watermark("w")
+
+    assert asyncio.run(scenario()) is None
+
+
+def test_rows_from_the_future_are_taken_over_and_told(database_url: str) -> None:
+    ahead = Clock(time.time_ns() + 400 * 86_400 * NS_PER_S)
+    asyncio.run(sync(database_url, [market(1, "0.6")], clock=ahead))
+    report = asyncio.run(sync(database_url, [market(1, "0.72")]))
+    assert (report.tables["markets"].changed, report.tables["markets"].newer) == (1, 0)
+    assert asyncio.run(sync(database_url, [market(1, "0.73")])).tables["markets"].changed == 1
+    kept = "SELECT yes_bid, known_from < now() + interval '1 minute' FROM markets_history ORDER BY known_from, version"
+    assert fetch(database_url, kept) == [(Decimal(bid), True) for bid in ("0.6", "0.72", "0.73")]
+
+
+def test_history_keeps_its_order_when_the_clock_steps_back(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for second, statement in (
+            (10, "INSERT INTO series (ticker, title) VALUES ('S', 'one')"),
+            (12, "UPDATE series SET title = 'two'"),
+            (11, "UPDATE series SET title = 'three'"),
+            (9, "DELETE FROM series"),
+            (8, "INSERT INTO series (ticker, title) VALUES ('S', 'four')"),
+        ):
+            connection.execute("SELECT set_config('ssmd.now', %s, false)", (f"2026-11-22T12:00:{second:02}Z",))
+            connection.execute(statement.encode())
+        ordered = connection.execute("SELECT version FROM series_history ORDER BY known_from, version").fetchall()
+        assert ordered == sorted(ordered)
+        titles = connection.execute("SELECT title FROM series_history ORDER BY version").fetchall()
+        assert [title for (title,) in titles] == ["one", "two", "three", "three", "four"]
+
+
+def test_a_deadlock_does_not_cost_the_listing(database_url: str) -> None:
+    async def scenario() -> SyncReport:
+        await sync(database_url, [market(1)], events=[event("E1"), event("E2"), event()])
+        other = await psycopg.AsyncConnection.connect(database_url)
+        await other.execute("SET deadlock_timeout = '10s'")  # so that Postgres ends the sync, not this one
+        await other.execute("UPDATE events SET title = 'x' WHERE event_ticker = 'E2'")
+        changed = [(name, "y", "active") for name in ("E1", "E2", "KXBTC-1")]
+        merging = asyncio.create_task(sync(database_url, [market(1, "0.9")], events=changed))
+        await asyncio.sleep(0.5)
+        await other.execute("UPDATE events SET title = 'x' WHERE event_ticker = 'E1'")
+        await other.commit()
+        await other.close()
+        return await merging
+
+    report = asyncio.run(scenario()).tables
+    # Which rows the merge had locked is Postgres's choice; nothing is lost either way.
+    assert report["events"].changed + report["events"].newer == 3
+    assert report["markets"].changed == 1
 
 
 def test_a_shifted_clock_dates_rows_and_history(database_url: str) -> None:

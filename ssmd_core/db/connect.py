@@ -25,7 +25,9 @@ def check_url(database_url: str) -> str:
         ConfigError: there is none, or it is not Postgres's. The URL is not repeated: it holds a password.
     """
     if not database_url:
-        raise ConfigError("DATABASE_URL is not set, and no `ssmd up` runs on this data folder (`ssmd up --no-capture` starts one)")
+        raise ConfigError(
+            "DATABASE_URL is not set, and no `ssmd up` runs on this data folder (`ssmd up --no-capture` starts one)"
+        )
     parts = urlsplit(database_url)
     scheme = parts.scheme.partition("+")[0]
     if scheme not in _SCHEMES:

@@ -11,10 +11,11 @@ anti-join writes nothing for 100,000 unchanged rows.
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,13 +27,14 @@ from psycopg.types.json import Jsonb, set_json_dumps
 
 from ssmd_core.clock import Clock
 from ssmd_core.db.connect import DatabaseError, connect, now_of, set_now
-from ssmd_core.db.tables import SYNCED, Synced
+from ssmd_core.db.tables import ID_CHARS, SYNCED, Synced
 from ssmd_core.errors import SsmdError
 
 log = structlog.get_logger()
 
 MIN_COVERAGE = 0.9
 SWEEPS_BEFORE_DELETE = 2
+FINISH_ATTEMPTS = 3
 REJECT_EXAMPLES = 20
 KEY_CHARS = 200
 REASON_CHARS = 500
@@ -142,12 +144,18 @@ class SyncRun:
     Leaving the block without `finish` changes nothing and records nothing but a log line.
     """
 
-    def __init__(self, connection: psycopg.AsyncConnection, scope: str, mode: str, clock: Clock) -> None:
+    def __init__(
+        self, connection: psycopg.AsyncConnection, scope: str, mode: str, clock: Clock, ahead: timedelta
+    ) -> None:
         self._connection = connection
         self._clock = clock
-        self._started = now_of(clock)
+        self._ahead = ahead
+        self._started = self.now()
         self._started_s = time.monotonic()
         self._staged: dict[str, tuple[str, ...]] = {}
+        self._shown: dict[str, set[str]] = {}
+        self._unreadable: set[str] = set()
+        self._merged: set[str] = set()
         self.report = SyncReport(scope, mode)
 
     @classmethod
@@ -166,7 +174,11 @@ class SyncRun:
         if row is None or not row[0]:
             await connection.close()
             raise SyncBusyError(f"another sync of {scope} is running")
-        return cls(connection, scope, mode, clock)
+        cursor = await connection.execute("SELECT ssmd_now()")
+        shown = await cursor.fetchone() or (now_of(clock),)
+        # Rows carry the database's time, so the moment of a question to the venue must be of the same clock.
+        ahead = shown[0] - now_of(clock) if clock.is_system else timedelta(0)
+        return cls(connection, scope, mode, clock, ahead)
 
     async def __aenter__(self) -> Self:
         return self
@@ -182,19 +194,27 @@ class SyncRun:
             raise DatabaseError(f"sync of {self.report.scope}: {str(error).strip()}") from error
 
     def now(self) -> datetime:
-        """The run's clock: note it before asking the venue, and hand it to `stage`."""
-        return now_of(self._clock)
+        """The database's time: note it before asking the venue, and hand it to `stage`."""
+        return now_of(self._clock) + self._ahead
 
     def table(self, name: str) -> TableReport:
         """The report of a table."""
         return self.report.tables.setdefault(name, TableReport())
 
     def reject(self, reject: Reject) -> None:
-        """Note a record that cannot be taken."""
+        """Note a record that cannot be taken. The venue has shown its row all the same: no sweep counts it missing."""
         self.table(reject.table).rejected += 1
+        self.shown(reject.table, reject.key)
         if len(self.report.rejects) < REJECT_EXAMPLES:
             key, reason = _storable(reject.key)[:KEY_CHARS], _storable(reject.reason)[:REASON_CHARS]
             self.report.rejects.append(Reject(reject.table, key, reason))
+
+    def shown(self, table: str, key: str) -> None:
+        """Note that the venue listed a record which is not staged; a key that nobody can read stops the sweep."""
+        if key and len(key) <= ID_CHARS and _storable(key) == key:
+            self._shown.setdefault(table, set()).add(key)
+        else:
+            self._unreadable.add(table)
 
     def warn(self, text: str, count: int = 1) -> None:
         """Note something that a person should know; equal texts are counted."""
@@ -268,11 +288,11 @@ class SyncRun:
         return [row[0] for row in await cursor.fetchall()]
 
     async def watermark(self, name: str) -> datetime | None:
-        """The watermark that the last successful run of this scope left."""
+        """The watermark that the last successful run of this scope left; never in the future, if a clock once was."""
         rows = await self.query(
             "SELECT value FROM sync_watermarks WHERE scope = %s AND name = %s", (self.report.scope, name)
         )
-        return rows[0][0] if rows else None
+        return min(rows[0][0], self.now()) if rows else None
 
     async def finish(
         self, *, sweeps: Sequence[Sweep] = (), watermarks: Mapping[str, datetime] | None = None
@@ -281,23 +301,40 @@ class SyncRun:
 
         Args:
             sweeps: parts of tables of which the venue has listed everything in this run, every page of it.
-            watermarks: new values by name; one never moves back.
+            watermarks: new values by name; one never moves back, and none moves if a sweep had to be refused.
 
         Raises:
             psycopg.Error: Postgres refused or went away; nothing has changed. The block's end makes it DatabaseError.
         """
+        before = copy.deepcopy(self.report)
+        for attempt in range(1, FINISH_ATTEMPTS + 1):
+            try:
+                await self._finish(sweeps, watermarks or {})
+                break
+            except psycopg.errors.DeadlockDetected:
+                # What was staged is still there; the listing need not be asked for again.
+                if attempt == FINISH_ATTEMPTS:
+                    raise
+                log.warning("sync_deadlock", scope=self.report.scope, attempt=attempt)
+                self.report = copy.deepcopy(before)
+        log.info("synced", scope=self.report.scope, mode=self.report.mode, touched=self.report.touched)
+        return self.report
+
+    async def _finish(self, sweeps: Sequence[Sweep], watermarks: Mapping[str, datetime]) -> None:
         began_s = time.monotonic()
         async with self._connection.transaction():
             await set_now(self._connection, self._clock)
             for name in [name for name in SYNCED if name in self._staged]:  # parents stand before their children
                 await self._merge(SYNCED[name])
+            await self._note_shown()
             for sweep in sweeps:
                 await self._delete(sweep)
-            for name, value in (watermarks or {}).items():
+            refused = any(table.refused for table in self.report.tables.values())
+            for name, value in ({} if refused else watermarks).items():
                 await self._connection.execute(
-                    "INSERT INTO sync_watermarks AS w VALUES (%s, %s, %s) "
-                    "ON CONFLICT (scope, name) DO UPDATE SET value = greatest(w.value, excluded.value)",
-                    (self.report.scope, name, value),
+                    "INSERT INTO sync_watermarks AS w VALUES (%s, %s, %s) ON CONFLICT (scope, name) DO UPDATE "
+                    "SET value = CASE WHEN w.value > %s THEN excluded.value ELSE greatest(w.value, excluded.value) END",
+                    (self.report.scope, name, value, self.now()),
                 )
             self.report.database_s = round(time.monotonic() - began_s, 3)
             self.report.seconds = round(time.monotonic() - self._started_s, 3)
@@ -305,8 +342,6 @@ class SyncRun:
                 "INSERT INTO sync_runs (scope, mode, started_at, finished_at, report) VALUES (%s, %s, %s, %s, %s)",
                 (self.report.scope, self.report.mode, self._started, self.now(), Jsonb(self.report.as_dict())),
             )
-        log.info("synced", scope=self.report.scope, mode=self.report.mode, touched=self.report.touched)
-        return self.report
 
     # -- one table
 
@@ -325,6 +360,7 @@ class SyncRun:
 
     async def _merge(self, table: Synced) -> None:
         names, report = self._staged[table.name], self.table(table.name)
+        self._merged.add(table.name)
         stage, difference = _ident(f"staged_{table.name}"), _ident(f"difference_{table.name}")
         parts = {
             "stage": stage,
@@ -344,10 +380,13 @@ class SyncRun:
             await self._drop_orphans(table, parts)
         ours = sql.SQL(", ").join([*(self._value(table, name) for name in names), sql.SQL("NULL")])
         theirs = sql.SQL(", ").join([sql.SQL("t.{}").format(_ident(name)) for name in (*names, "deleted_at")])
-        parts |= {"ours": ours, "theirs": theirs}
+        now = sql.Literal(self.now())
+        # A row dated in the future is one that a wrong clock has written; it must not keep the venue's word out.
+        kept_out = sql.SQL("t.updated_at > s.fetched_at AND t.updated_at <= {}").format(now)
+        parts |= {"ours": ours, "theirs": theirs, "kept_out": kept_out, "now": now}
         await execute(
             "CREATE TEMP TABLE {difference} ON COMMIT DROP AS SELECT * FROM (SELECT s.{key}, CASE "
-            "WHEN t.{key} IS NULL THEN 'inserted' WHEN t.updated_at > s.fetched_at THEN 'newer' "
+            "WHEN t.{key} IS NULL THEN 'inserted' WHEN {kept_out} THEN 'newer' "
             "WHEN ({theirs}) IS NOT DISTINCT FROM ({ours}) THEN 'unchanged' "
             "WHEN t.deleted_at IS NULL THEN 'changed' ELSE 'resurrected' END AS what "
             "FROM {stage} s LEFT JOIN {table} t USING ({key})) d WHERE what <> 'unchanged'",
@@ -356,25 +395,31 @@ class SyncRun:
         await execute("ANALYZE {difference}", parts)
         counts = dict(await self.query(f"SELECT what, count(*) FROM difference_{table.name} GROUP BY 1"))
         staged = (await self.query(f"SELECT count(*) FROM staged_{table.name}"))[0][0]
-        if counts.get("changed") or counts.get("resurrected"):
+        report.unchanged = staged - sum(counts.values())
+        report.resurrected = counts.get("resurrected", 0)
+        if expected := counts.get("changed", 0) + report.resurrected:
             assignments = sql.SQL(", ").join(
                 sql.SQL("{} = {}").format(_ident(name), self._value(table, name)) for name in names
             )
-            await execute(
+            updated = await execute(
                 "UPDATE {table} t SET {assignments}, deleted_at = NULL "
                 "FROM {stage} s JOIN {difference} d USING ({key}) WHERE t.{key} = s.{key} "
-                "AND d.what IN ('changed', 'resurrected') AND t.updated_at <= s.fetched_at",
+                "AND d.what IN ('changed', 'resurrected') AND NOT ({kept_out})",
                 {**parts, "assignments": assignments},
             )
-        if counts.get("inserted"):
+            report.changed = updated - report.resurrected
+            counts["newer"] = counts.get("newer", 0) + expected - updated
+        if expected := counts.get("inserted", 0):
             report.inserted = await execute(
                 "INSERT INTO {table} ({names}) SELECT {names} FROM {stage} JOIN {difference} d USING ({key}) "
                 "WHERE d.what = 'inserted' ON CONFLICT ({key}) DO NOTHING",
                 parts,
             )
-        report.changed, report.resurrected = counts.get("changed", 0), counts.get("resurrected", 0)
+            counts["newer"] = counts.get("newer", 0) + expected - report.inserted
         report.newer = counts.get("newer", 0)
-        report.unchanged = staged - sum(counts.values())
+        future = (await self.query(f"SELECT count(*) FROM {table.name} WHERE updated_at > %s", (self.now(),)))[0][0]
+        if future:
+            self.warn(f"{table.name}: rows are dated in the future, a clock was wrong", future)
 
     def _value(self, table: Synced, name: str) -> sql.Composable:
         """What a staged row makes of a column."""
@@ -392,6 +437,28 @@ class SyncRun:
         for key, missing in await cursor.fetchall():
             self.reject(Reject(table.name, key, f"{column} {missing!r} is unknown to the venue"))
 
+    async def _note_shown(self) -> None:
+        """What was listed in this run is not missing, whether or not it could be taken, and whatever the mode."""
+        await self._connection.execute("DROP TABLE IF EXISTS shown")
+        await self._connection.execute("CREATE TEMP TABLE shown (table_name text, key text) ON COMMIT DROP")
+        rows = [(table, key) for table, keys in self._shown.items() for key in keys]
+        await self._connection.execute(
+            "INSERT INTO shown SELECT * FROM unnest(%s::text[], %s::text[])",
+            ([table for table, _ in rows], [key for _, key in rows]),
+        )
+        await self._connection.execute(
+            "DELETE FROM sync_missing m USING shown s WHERE m.table_name = s.table_name AND m.key = s.key"
+        )
+        for name in self._staged:
+            parts = {
+                "stage": _ident(f"staged_{name}"),
+                "key": _ident(SYNCED[name].key),
+                "name": sql.Literal(name),
+            }
+            await self._execute(
+                "DELETE FROM sync_missing m USING {stage} s WHERE m.table_name = {name} AND m.key = s.{key}", parts
+            )
+
     async def _delete(self, sweep: Sweep) -> None:
         """Soft-delete rows that two full sweeps in a row did not show, if this one showed enough of the rest."""
         table, report = sweep.table, self.table(sweep.table.name)
@@ -408,19 +475,24 @@ class SyncRun:
             "where": where,
             "name": sql.Literal(table.name),
             "sweeps": sql.Literal(SWEEPS_BEFORE_DELETE),
+            "difference": _ident(f"difference_{table.name}"),
         }
+        if table.name in self._unreadable:
+            report.refused = f"{table.name}: the venue showed a record whose id cannot be read: nothing deleted"
+            self.warn(report.refused)
+            return
+        # What this very run has brought says nothing of how much of the rest was shown.
+        rest = "AND NOT EXISTS (SELECT FROM {difference} d WHERE d.{key} = t.{key} AND d.what <> 'changed') "
+        parts["rest"] = sql.SQL(rest if table.name in self._merged else "").format(**parts)
         cursor = await self._connection.execute(
             sql.SQL(
-                "SELECT count(*), count(s.{key}) FROM {table} LEFT JOIN (SELECT DISTINCT {key} FROM {stage}) s "
-                "USING ({key}) WHERE {where}"
+                "SELECT count(*), count(s.{key}) FROM (SELECT {key} FROM {table} WHERE {where}) t "
+                "LEFT JOIN (SELECT {key} FROM {stage} UNION SELECT key FROM shown WHERE table_name = {name}) s "
+                "USING ({key}) WHERE true {rest}"
             ).format(**parts)
         )
         live, seen = await cursor.fetchone() or (0, 0)
         report.missing = live - seen
-        # Shown again: the count starts anew.
-        await self._execute(
-            "DELETE FROM sync_missing m USING {stage} s WHERE m.table_name = {name} AND m.key = s.{key}", parts
-        )
         if seen == live:
             return
         if seen < live * MIN_COVERAGE:
@@ -433,6 +505,7 @@ class SyncRun:
             "INSERT INTO sync_missing AS m (table_name, key, sweeps, first_missed_at) "
             "SELECT {name}, {key}, 1, ssmd_now() FROM {table} WHERE {where} "
             "AND NOT EXISTS (SELECT FROM {stage} s WHERE s.{key} = {table}.{key}) "
+            "AND NOT EXISTS (SELECT FROM shown s WHERE s.table_name = {name} AND s.key = {table}.{key}) "
             "ON CONFLICT (table_name, key) DO UPDATE SET sweeps = m.sweeps + 1",
             parts,
         )

@@ -3,7 +3,9 @@
 - An UPDATE that changes none of the watched columns does nothing at all: no row version, no WAL, no CDC event.
 - One that does sets `updated_at`.
 - Every statement appends the new version of each row that it touched to `{table}_history`; a DELETE or TRUNCATE
-  appends a version with `deleted_at`. History is only ever appended to.
+  appends a version with `deleted_at`.
+- Versions of a row stand in the order in which they were written, whatever the clock did: one that a fast clock had
+  dated after the version that now follows it is dated back to that one's time.
 
 Migrations call these functions with the column lists of their time; `tests/test_migrations.py` compares what stands
 in the database with what the present models give.
@@ -61,18 +63,29 @@ def history_function(table: str, key: str, columns: Sequence[str], effective: st
     """
     kept = [key, *columns]
     names = ", ".join(kept)
-    gone = ", ".join("ssmd_now()" if name == "deleted_at" else name for name in kept)
+    gone = ", ".join("now_" if name == "deleted_at" else name for name in kept)
     time = effective or "NULL::timestamptz"
     into = f"INSERT INTO {table}_history ({names}, effective_at, known_from)"
+    date_back = (
+        f"UPDATE {table}_history h SET known_from = now_ WHERE h.known_from > now_ AND h.{key} IN (SELECT {key} FROM"
+    )
+    # A row's own time of change is the time of its last version, so most statements need not look into history.
     return f"""
 CREATE OR REPLACE FUNCTION {table}_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE now_ timestamptz := ssmd_now();
 BEGIN
   IF TG_OP = 'TRUNCATE' THEN
-    {into} SELECT {gone}, {time}, ssmd_now() FROM {table} WHERE deleted_at IS NULL;
+    {date_back} {table});
+    {into} SELECT {gone}, {time}, now_ FROM {table} WHERE deleted_at IS NULL;
   ELSIF TG_OP = 'DELETE' THEN
-    {into} SELECT {gone}, {time}, ssmd_now() FROM old_rows WHERE deleted_at IS NULL;
+    IF EXISTS (SELECT FROM old_rows WHERE updated_at > now_) THEN {date_back} old_rows); END IF;
+    {into} SELECT {gone}, {time}, now_ FROM old_rows WHERE deleted_at IS NULL;
+  ELSIF TG_OP = 'UPDATE' THEN
+    IF EXISTS (SELECT FROM old_rows WHERE updated_at > now_) THEN {date_back} old_rows); END IF;
+    {into} SELECT {names}, {time}, now_ FROM new_rows;
   ELSE
-    {into} SELECT {names}, {time}, ssmd_now() FROM new_rows;
+    {date_back} new_rows);
+    {into} SELECT {names}, {time}, now_ FROM new_rows;
   END IF;
   RETURN NULL;
 END $$
@@ -82,9 +95,10 @@ END $$
 def history_triggers(table: str) -> list[str]:
     """Triggers for every statement: see the module."""
     new, old = "REFERENCING NEW TABLE AS new_rows", "REFERENCING OLD TABLE AS old_rows"
+    both = f"{new} OLD TABLE AS old_rows"
     return [
         f"CREATE TRIGGER {table}_keep_insert AFTER INSERT ON {table} {new} EXECUTE FUNCTION {table}_keep()",
-        f"CREATE TRIGGER {table}_keep_update AFTER UPDATE ON {table} {new} EXECUTE FUNCTION {table}_keep()",
+        f"CREATE TRIGGER {table}_keep_update AFTER UPDATE ON {table} {both} EXECUTE FUNCTION {table}_keep()",
         f"CREATE TRIGGER {table}_keep_delete AFTER DELETE ON {table} {old} EXECUTE FUNCTION {table}_keep()",
         f"CREATE TRIGGER {table}_keep_truncate BEFORE TRUNCATE ON {table} EXECUTE FUNCTION {table}_keep()",
     ]
