@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,11 @@ from aiohttp import web
 from typer.testing import CliRunner, Result
 
 from ssmd_api.cli.main import app
+from ssmd_core.db.connect import check_url, sqlalchemy_url
+from ssmd_core.db.merge import SyncReport, SyncRun
+from ssmd_core.errors import ConfigError
+from ssmd_stream.secmaster import sync
+from ssmd_stream.secmaster.rest import RestClient
 from ssmd_stream.servers.postgres import PostgresServer
 
 NOW = "2026-11-22T11:00:00Z"
@@ -151,6 +157,40 @@ BAD_INPUT = [
     ("fees calc KXBTC --price half --contracts 10", 2, "--price 'half'"),
     ("fees calc KXBTC --price 0.5 --contracts 0.123", 2, "more than 2 decimals"),
     ("fees calc KXFED --price 0.5 --contracts 10", 1, "flat fees"),
+    *(
+        (
+            f"fees calc KXFED --price 0.5 --contracts 10 --flat-dollars={dollars}",
+            2,
+            f"flat_dollars {said} is not between",
+        )
+        for dollars, said in {
+            "NaN": "NaN",
+            "sNaN": "sNaN",
+            "-1": "-1",
+            "Infinity": "Infinity",
+            "1e400": "1E+400",
+        }.items()
+    ),
+    ("secmaster list markets --as-of 9999-12-30 --closing-within 9999d", 2, "9999 days from 9999-12-30"),
+    ("secmaster show \udcff", 2, "id '\\udcff'"),
+    ("secmaster show \udcff --history", 2, "id '\\udcff'"),
+    *(
+        (f"secmaster list {what} --{name} \udcff", 2, f"{name.replace('-', '_')} '\\udcff'")
+        for what, names in {
+            "markets": ("category", "status", "series", "event"),
+            "pairs": ("exchange", "market-type", "base", "quote"),
+        }.items()
+        for name in names
+    ),
+    ("secmaster list markets --as-of \udcff", 2, "--as-of '\\udcff'"),
+    ("secmaster open --series \udcff", 2, "series '\\udcff'"),
+    ("secmaster open --category \udcff", 2, "category '\\udcff'"),
+    ("secmaster runs \udcff", 2, "scope '\\udcff'"),
+    ("secmaster sync \udcff", 2, "no sync '\\udcff'"),
+    ("fees show \udcff", 2, "series '\\udcff'"),
+    ("fees calc \udcff --price 0.5 --contracts 1", 2, "series '\\udcff'"),
+    ("fees calc KXBTC --event \udcff --price 0.5 --contracts 1", 2, "event '\\udcff'"),
+    ("db upgrade \udcff", 2, "no revision '\\udcff'"),
     ("fees calc KXBTC --price 0.5 --contracts 10 --as-of 2019-12-31", 1, "known from 2020-01-01"),
     ("db upgrade 0001", 2, "is older than"),
     ("db upgrade 9999", 2, "no revision '9999'"),
@@ -250,6 +290,23 @@ def test_sync_reports_what_it_did_and_runs_keep_it(ssmd: Any, database_url: str)
     assert "kalshi/series_fees" in ssmd("secmaster", "runs").stdout
 
 
+def test_one_sync_that_breaks_does_not_stop_the_others(ssmd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(rest: RestClient, run: SyncRun, mode: sync.Mode) -> SyncReport:
+        raise ZeroDivisionError("of one sync")
+
+    known = sync.tasks()
+    chosen = [sync.SyncTask("kalshi", "broken", ("series",), broken), known["kalshi/series_fees"]]
+    monkeypatch.setattr(sync, "tasks", lambda: {task.scope: task for task in chosen})
+    with kalshi() as url:
+        answer = ssmd("secmaster", "sync", "--rest-url", url, "--json", code=1)
+    told = json.loads(answer.stdout)
+    assert told["failed"] == {"kalshi/broken": "ZeroDivisionError: of one sync"}
+    assert [run["scope"] for run in told["runs"]] == ["kalshi/series_fees"]
+    [logged] = [json.loads(line) for line in answer.stderr.splitlines() if '"sync_failed"' in line]
+    assert (logged["level"], logged["scope"]) == ("error", "kalshi/broken")
+    assert 'raise ZeroDivisionError("of one sync")' in logged["exception"]
+
+
 class kalshi:
     """A venue with one announced change of fees and one that nobody understands; everything else is 404."""
 
@@ -277,6 +334,16 @@ class kalshi:
         self._loop.close()
 
 
+def test_a_database_url_stays_what_libpq_makes_of_it() -> None:
+    assert check_url("postgres:///db?host=/run/postgresql") == "postgresql:///db?host=/run/postgresql"
+    assert check_url("postgresql+psycopg://h1:1,h2/db") == "postgresql://h1:1,h2/db"
+    assert sqlalchemy_url("POSTGRES://u:p%40@[::1]:5432/db") == "postgresql+psycopg://u:p%40@[::1]:5432/db"
+    for url in ("postgresql://u:sesame@h1:1,h2:2/db", "postgresql://u:sesame@h:99999/db"):
+        with pytest.raises(ConfigError, match="DATABASE_URL") as caught:
+            sqlalchemy_url(url)
+        assert "sesame" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_db(ssmd: Any, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ssmd("db", "revision").stdout.strip().isdigit()
     assert ssmd("db", "upgrade").stdout.startswith("at ")
@@ -290,5 +357,21 @@ def test_db(ssmd: Any, postgres_server: PostgresServer, monkeypatch: pytest.Monk
             assert ssmd("db", "upgrade").stdout.startswith("from 0002 to ")
         finally:
             admin.execute("DROP DATABASE cli_empty WITH (FORCE)")
+    for url in (
+        "postgresql://someone:sesame@[::1",
+        "postgresql://someone:sesame@127.0.0.1:notaport/db",
+        "postgresql://someone:sesame@127.0.0.1:0/db",
+        "postgresql://someone:ses/ame@127.0.0.1/db",
+        "postgresql:someone:sesame",
+        "postgresql://someone:open@sesame@127.0.0.1/db",
+        "postgresql://someone:sesame@127.0.0.1/db?port=x",
+        "postgresql://someone:sesame@127.0.0.1/%zz",
+    ):
+        monkeypatch.setenv("DATABASE_URL", url)
+        for command in ("db revision", "db upgrade", "secmaster stats"):
+            answer = ssmd(*command.split(), code=2)
+            assert answer.stderr.startswith("ssmd: DATABASE_URL ")
+            assert "Traceback" not in answer.output
+            assert "ses" not in answer.stderr.replace("ssmd: DATABASE_URL ", "").replace("user:password@", "")
     monkeypatch.setenv("DATABASE_URL", "")
     assert "DATABASE_URL is not set" in ssmd("secmaster", "stats", code=2).stderr

@@ -19,11 +19,12 @@ from ssmd_core.clock import Clock
 from ssmd_core.db.connect import connect
 from ssmd_core.db.merge import SyncReport, SyncRun
 from ssmd_core.secmaster import fees
-from ssmd_core.secmaster.fees import CENT, CENTICENT, SEED_FROM, FeeChange, FeeInterval, FeeTerms, Role
+from ssmd_core.secmaster.fees import CENT, CENTICENT, SEED_FROM, FeeChange, FeeInterval, FeeTerms, OwnTerms, Role
 from ssmd_stream.secmaster.kalshi_fees import sync_series_fees
 from ssmd_stream.secmaster.rest import RestClient, RestError
 
 NOW = datetime(2026, 11, 22, 11, tzinfo=UTC)
+CALLED_OFF = "series_fees: announced for the future, no longer listed, not to come into force"
 DAY = timedelta(days=1)
 
 
@@ -105,6 +106,14 @@ def test_values_outside_of_their_range(price: str, contracts: str, said: str) ->
         fees.fee_of(terms(), D(price), D(contracts), "taker")
 
 
+@pytest.mark.parametrize("flat", ["NaN", "sNaN", "-NaN", "Infinity", "-Infinity", "1e400", "-0.01", "1", "0.0000001"])
+def test_flat_dollars_outside_of_their_range(flat: str) -> None:
+    for fee_type in ("flat", "quadratic"):
+        with pytest.raises(fees.FeeInputError, match=f"flat_dollars {str(D(flat)).replace('+', '.')} "):
+            fees.fee_of(terms(fee_type), D("0.5"), D(10), "taker", flat_dollars=D(flat))
+    assert str(fees.fee_of(terms("flat"), D("0.5"), D(10), "taker", quantum=CENT, flat_dollars=D("-0e99999"))) == "0.00"
+
+
 @given(
     st.integers(1, 9999).map(lambda n: D(n) / 10_000),
     st.integers(1, 10**9).map(lambda n: D(n) / 100),
@@ -181,7 +190,10 @@ def test_what_was_not_understood_ends_what_was_known() -> None:
 
 
 def test_seeds_claim_only_what_the_series_can_know() -> None:
-    own = {"KXBTC": ("quadratic", D(1))}
+    def own_terms(multiplier: str, asked_at: datetime = NOW) -> dict[str, OwnTerms]:
+        return {"KXBTC": OwnTerms("quadratic", D(multiplier), asked_at)}
+
+    own = own_terms("1")
     [seed] = fees.with_seeds([], own, NOW)
     assert (seed.source_id, seed.effective_from) == ("seed:KXBTC", SEED_FROM)
     # Still ahead: the series' terms are those before. Happened: they are those after, and before is not known.
@@ -191,9 +203,17 @@ def test_seeds_claim_only_what_the_series_can_know() -> None:
     kept = fees.with_seeds([seed, change("a", -1)], own, NOW)
     assert [one.effective_to for one in fees.intervals(kept)] == [NOW - DAY, None]
     # Changed without an announcement: new terms from now on, once.
-    grown = fees.with_seeds([seed], {"KXBTC": ("quadratic", D("0.5"))}, NOW)
+    grown = fees.with_seeds([seed], own_terms("0.5"), NOW)
     assert grown[1:] == [FeeChange(f"seen:KXBTC:{NOW.isoformat()}", "KXBTC", "quadratic", D("0.5"), NOW)]
-    assert fees.with_seeds(grown, {"KXBTC": ("quadratic", D("0.50"))}, NOW + DAY) == grown
+    assert fees.with_seeds(grown, own_terms("0.50", NOW + DAY), NOW + DAY) == grown
+    # Also against an announced one, but only if the series was read after that one began.
+    announced = [change("a", -1)]
+    assert fees.with_seeds(announced, own_terms("0.5", NOW - DAY), NOW) == announced
+    assert fees.with_seeds(announced, own_terms("0.5"), NOW)[1:] == grown[1:]
+    # After a change that could not be read nothing is known: neither what holds, nor what held before.
+    cut = [("KXBTC", NOW - DAY / 2)]
+    assert fees.with_seeds(announced, own_terms("0.5"), NOW, cut) == announced
+    assert fees.with_seeds([], own, NOW, cut) == []
 
 
 CHANGES = st.lists(
@@ -323,10 +343,11 @@ def test_sync_computes_intervals_seeds_and_repeats_itself_without_a_change(datab
     assert first.warnings["series_fees: series without fee_type or fee_multiplier, not seeded"] == 1
     again = asyncio.run(sync(database_url, changes, NOW + timedelta(hours=1)))
     assert (again.touched, again.tables["series_fees"].unchanged) == (0, 4)
-    # The venue lists less: nothing is lost, and what was still ahead is remarked on.
+    # The venue lists less: what has begun is not lost, and what was still ahead is called off.
     less = asyncio.run(sync(database_url, [], NOW + timedelta(hours=2)))
-    assert less.touched == 0
-    assert less.warnings["series_fees: announced for the future, no longer listed, kept"] == 1
+    assert less.tables["series_fees"].changed == 2
+    assert less.warnings[CALLED_OFF] == 1
+    assert stored(database_url)[1:3] == [("b", D("0.5"), NOW - DAY, None), ("c", D(1), NOW + DAY, NOW + DAY)]
     # The one ahead is moved, another comes between, a third at the same moment: still no overlap.
     moved = [record("c", NOW + 2 * DAY), record("d", NOW - 2 * DAY, 0), record("e", NOW - DAY, 3)]
     asyncio.run(sync(database_url, moved, NOW + timedelta(hours=3)))
@@ -348,6 +369,92 @@ def test_sync_computes_intervals_seeds_and_repeats_itself_without_a_change(datab
         (f"seen:KXETH:{since.isoformat()}", D("0.25"), since, None),
     ]
     assert asyncio.run(sync(database_url, moved, NOW + timedelta(hours=5))).touched == 0
+
+
+def say(url: str, moment: datetime, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SELECT set_config('ssmd.now', %s, false)", (moment.isoformat(),))
+        connection.execute(statement.encode())
+
+
+def test_what_was_called_off_never_comes_into_force(database_url: str) -> None:
+    prepare(database_url)
+    listed = [record("a", NOW - 3 * DAY), record("c", NOW + DAY, 0.5)]
+    asyncio.run(sync(database_url, listed))
+    assert asyncio.run(sync(database_url, listed[:1], NOW + timedelta(hours=1))).warnings[CALLED_OFF] == 1
+    expected = [("a", D(1), NOW - 3 * DAY, None), ("c", D("0.5"), NOW + DAY, NOW + DAY)]
+    for days in (2, 3):
+        assert asyncio.run(sync(database_url, listed[:1], NOW + days * DAY)).touched == 0
+        assert stored(database_url)[:2] == expected
+    # Listed again, it counts again.
+    asyncio.run(sync(database_url, listed, NOW + 4 * DAY))
+    assert [row[3] for row in stored(database_url)[:2]] == [NOW + DAY, None]
+
+
+def test_a_series_that_contradicts_what_was_announced_is_believed(database_url: str) -> None:
+    prepare(database_url)
+    listed = [record("a", NOW - 3 * DAY), record("c", NOW + DAY, 0.5)]
+    asyncio.run(sync(database_url, listed))
+    # Its day has come. The series was read before that, so it does not contradict.
+    assert asyncio.run(sync(database_url, [], NOW + 2 * DAY)).touched == 0
+    # Now it is read after, and still says what held before.
+    ran = f"'{(NOW + 3 * DAY).isoformat()}'"
+    say(
+        database_url, NOW + 3 * DAY,
+        f"INSERT INTO sync_runs (scope, mode, started_at, finished_at) VALUES ('kalshi/series', 'full', {ran}, {ran})",
+    )  # fmt: skip
+    since = NOW + 3 * DAY + timedelta(hours=1)
+    report = asyncio.run(sync(database_url, [], since))
+    assert report.warnings["series_fees: series with other terms than those in force, which end now"] == 1
+    assert [row for row in stored(database_url) if row[0][-3:] != "ETH"] == [
+        ("a", D(1), NOW - 3 * DAY, NOW + DAY),
+        ("c", D("0.5"), NOW + DAY, since),
+        (f"seen:KXBTC:{since.isoformat()}", D(1), since, None),
+    ]
+    again = asyncio.run(sync(database_url, [], since + DAY))
+    assert (again.touched, [text for text in again.warnings if "other terms" in text]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("broken", "ends"),
+    [
+        ({"fee_type": "new_kind"}, NOW - 2 * DAY),
+        ({"fee_multiplier": "many", "scheduled_ts": (NOW - DAY).isoformat()}, NOW - DAY),
+        ({"scheduled_ts": "soon"}, NOW - 2 * DAY),
+    ],
+)
+def test_a_change_that_can_no_longer_be_read_holds_no_more(
+    database_url: str, broken: dict[str, Any], ends: datetime
+) -> None:
+    prepare(database_url)
+    before, c1 = record("a", NOW - 9 * DAY, 2), record("c1", NOW - 2 * DAY)
+    asyncio.run(sync(database_url, [before, c1]))
+    for hours in (1, 2):
+        # Twice in one listing, once as before: the last one counts.
+        report = asyncio.run(sync(database_url, [before, c1, {**c1, **broken}], NOW + timedelta(hours=hours)))
+        assert (report.touched > 0) == (hours == 1)
+        assert stored(database_url)[:2] == [
+            ("a", D(2), NOW - 9 * DAY, ends),
+            ("c1", D(1), NOW - 2 * DAY, NOW - 2 * DAY),
+        ]
+
+    async def check(connection: psycopg.AsyncConnection) -> None:
+        with pytest.raises(fees.FeeUnknownError):
+            await fees.terms_at(connection, "KXBTC", NOW)
+
+    asyncio.run(connected(database_url, check))
+    asyncio.run(sync(database_url, [before, c1], NOW + DAY))
+    assert [row[3] for row in stored(database_url)[:2]] == [NOW - 2 * DAY, None]
+
+
+def test_ids_of_ssmds_own_form_are_not_taken_from_the_venue(database_url: str) -> None:
+    prepare(database_url)
+    asyncio.run(sync(database_url, []))
+    before = stored(database_url)
+    listed = [record("seed:KXBTC", NOW - DAY, 3), record("seen:KXETH:x", NOW - DAY, 3, "cubic", "KXETH")]
+    report = asyncio.run(sync(database_url, listed, NOW + DAY))
+    assert (report.touched, stored(database_url)) == (0, before)
+    assert [one.key for one in report.rejects] == ["seed:KXBTC", "seen:KXETH:x", "KXODD"]
 
 
 def test_hostile_records_are_rejected_and_the_rest_is_taken(database_url: str) -> None:

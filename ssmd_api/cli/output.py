@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -40,14 +39,14 @@ def settings(data: Path | None = None) -> Settings:
         data: instead of `SSMD_DATA`.
     """
     found = Settings.from_environment({**os.environ, **({"SSMD_DATA": str(data.absolute())} if data else {})})
-    missing = [name for name in ("NATS_URL", "DATABASE_URL", "REDIS_URL") if not os.environ.get(name)]
-    if missing and (found.data / "state.json").exists():
+    if (found.data / "state.json").exists():
         from ssmd_stream.servers.state import read_state
 
         state = read_state(found.data)
         if state is not None and state.running:
-            local = {name.lower(): state.environment[name] for name in missing if name in state.environment}
-            return dataclasses.replace(found, **local)
+            # What this environment names wins over what that installation runs.
+            values = {**state.environment, **{name: value for name, value in os.environ.items() if value}}
+            return Settings.from_environment({**values, "SSMD_DATA": str(found.data)})
     return found
 
 

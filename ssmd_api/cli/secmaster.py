@@ -78,10 +78,12 @@ def sync(
     """Bring what the venues list into Postgres; exit 1 if one sync fails, the others are run all the same."""
     import asyncio
 
+    import structlog
     from rich.console import Console
 
     from ssmd_stream.secmaster.sync import run_sync, tasks
 
+    log = structlog.get_logger()
     with clear_errors():
         chosen = _chosen(tasks(), scopes or [], rest_url)
         found, console = settings(), Console(stderr=True)
@@ -102,6 +104,10 @@ def sync(
                 except (SsmdError, OSError) as error:
                     failed[task.scope] = str(error)
                     typer.echo(f"ssmd: {task.scope}: {error}", err=True)
+                except Exception as error:  # a defect in one sync must not cost the other venues theirs
+                    failed[task.scope] = f"{type(error).__name__}: {error}"
+                    log.exception("sync_failed", scope=task.scope)
+                    typer.echo(f"ssmd: {task.scope}: {failed[task.scope]}", err=True)
         if as_json:
             print_json({"runs": [report.as_dict() for report in reports], "failed": failed})
         else:

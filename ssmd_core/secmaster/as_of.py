@@ -115,8 +115,10 @@ async def history(connection: psycopg.AsyncConnection, table: str, key: str) -> 
     Raises:
         UnknownTableError: see `synced`.
         UnknownKeyError: no version of that key.
+        ConfigError: a key that Postgres cannot hold.
     """
     one = synced(table)
+    check_text("id", key)
     statement = sql.SQL(
         "SELECT *, lead(known_from) OVER (ORDER BY known_from, version) AS known_to FROM {history} WHERE {key} = %s "
         "ORDER BY known_from, version"
@@ -134,6 +136,7 @@ async def histories(connection: psycopg.AsyncConnection, key: str) -> dict[str, 
 
     Raises:
         UnknownKeyError: no table has ever had it.
+        ConfigError: a key that Postgres cannot hold.
     """
     found: dict[str, list[Row]] = {}
     for table in SYNCED:
@@ -183,10 +186,12 @@ def open_markets(
         `fee_type`, `fee_multiplier`, `fee_source_id`: null where not known.
 
     Raises:
-        ConfigError: a moment without a time zone.
+        ConfigError: a moment without a time zone, a series or category that Postgres cannot hold.
         psycopg.Error: Postgres refused or went away.
     """
     check_moment(moment)
+    check_text("series", series)
+    check_text("category", category)
     events, markets = SYNCED["events"], SYNCED["markets"]
     statement = sql.SQL(
         "SELECT m.*, e.series_ticker, e.title AS event_title, e.category, s.title AS series_title, "
@@ -238,6 +243,21 @@ async def stream(
         await cursor.execute(statement, values)
         async for row in cursor:
             yield row
+
+
+def check_text(name: str, value: str | None) -> None:
+    """Refuse text that Postgres cannot hold: NUL, and halves of surrogate pairs.
+
+    Python puts such halves where bytes of an argument are no UTF-8.
+
+    Args:
+        name: whose value, for the error.
+
+    Raises:
+        ConfigError: it is such text.
+    """
+    if value is not None and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        raise ConfigError(f"{name} {value!r} holds a character that no text in the database has")
 
 
 def check_moment(moment: datetime) -> None:

@@ -23,7 +23,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from ssmd_core.errors import ConfigError, SsmdError
-from ssmd_core.secmaster.as_of import Filter
+from ssmd_core.secmaster.as_of import Filter, check_text
 from ssmd_core.secmaster.as_of import as_of as rows_as_of
 
 Role = Literal["taker", "maker"]
@@ -45,12 +45,14 @@ MICRODOLLAR = Decimal("0.000001")
 ROUNDINGS = {"cent": CENT, "centicent": CENTICENT, "microdollar": MICRODOLLAR}
 
 SEED_FROM = datetime(2020, 1, 1, tzinfo=UTC)
-_SEED, _SEEN = "seed:", "seen:"
+#: Beginnings of `source_id` that no change of the venue's may have.
+OWN_IDS = _SEED, _SEEN = "seed:", "seen:"
 
 # Kalshi's prices have ticks down to $0.0001 and its documents name $0.000001 as the finest; counts have two decimals.
 _PRICE_DECIMALS = 6
 _CONTRACTS_DECIMALS = 2
 _MAX_CONTRACTS = Decimal(10) ** 12
+_DOLLAR = Decimal(1)  # what a contract pays
 
 
 class FeeInputError(ConfigError):
@@ -85,7 +87,7 @@ class FeeChange(msgspec.Struct, frozen=True):
     @property
     def ours(self) -> bool:
         """Whether it was derived from the series itself, not announced."""
-        return self.source_id.startswith((_SEED, _SEEN))
+        return self.source_id.startswith(OWN_IDS)
 
 
 class FeeInterval(FeeChange, frozen=True):
@@ -93,7 +95,7 @@ class FeeInterval(FeeChange, frozen=True):
 
     Attributes:
         effective_to: first moment at which it does not hold any more; None is open. Equal to `effective_from` for a
-            change that another one of the same moment displaced.
+            change that another one of the same moment displaced, or that was called off.
     """
 
     effective_to: datetime | None
@@ -101,6 +103,14 @@ class FeeInterval(FeeChange, frozen=True):
     def covers(self, moment: datetime) -> bool:
         """Whether these terms hold at the moment."""
         return self.effective_from <= moment and (self.effective_to is None or moment < self.effective_to)
+
+
+class OwnTerms(msgspec.Struct, frozen=True):
+    """What a series says itself, and when the venue was asked for it."""
+
+    fee_type: str
+    fee_multiplier: Decimal
+    asked_at: datetime
 
 
 class FeeTerms(msgspec.Struct, frozen=True):
@@ -169,12 +179,15 @@ def intervals(changes: Iterable[FeeChange], cuts: Iterable[tuple[str, datetime]]
         for one in ordered:
             wins = winners[one.effective_from] == one.source_id
             end = following[one.effective_from] if wins else one.effective_from
-            found.append(FeeInterval(**msgspec.structs.asdict(one), effective_to=end))
+            found.append(FeeInterval(**{**msgspec.structs.asdict(one), "effective_to": end}))
     return found
 
 
 def with_seeds(
-    changes: Iterable[FeeChange], own_terms: Mapping[str, tuple[str, Decimal]], now: datetime
+    changes: Iterable[FeeChange],
+    own_terms: Mapping[str, OwnTerms],
+    now: datetime,
+    cuts: Sequence[tuple[str, datetime]] = (),
 ) -> list[FeeChange]:
     """Add what the series themselves say to the changes that are known.
 
@@ -182,26 +195,26 @@ def with_seeds(
     - Changes known, all of them still ahead: the series' terms are those before, and the seed covers that time.
     - Changes known, the oldest has happened: the series' terms are those after it. Nothing says what held before, so
       nothing is claimed, unless a seed was kept when no change was known yet: it stays.
-    - Only ssmd's own rows hold so far, and the series has other terms than the last of them: it changed unannounced.
-      The new terms hold from `now` on; the past is not rewritten.
+    - The series has other terms than those in force: it changed unannounced, or what was announced did not happen.
+      Its terms hold from `now` on; the past is not rewritten. A listing from before those in force began is no
+      objection to them, and where nothing is known to be in force (see `cuts`) nothing is made up.
 
     Args:
         changes: announced ones and those kept from earlier runs.
-        own_terms: fee type and multiplier by series.
-        now: when they were read.
+        own_terms: by series.
+        now: when the changes were read.
+        cuts: see `intervals`.
     """
     kept = list({change.source_id: change for change in changes}.values())
-    by_series: dict[str, list[FeeChange]] = defaultdict(list)
-    for change in kept:
-        by_series[change.series_ticker].append(change)
-    for series, (fee_type, multiplier) in own_terms.items():
-        past = [one for one in by_series.get(series, []) if one.effective_from <= now]
-        if not past:
-            kept.append(FeeChange(_SEED + series, series, fee_type, multiplier, SEED_FROM))
-        elif all(one.ours for one in past):
-            last = max(past, key=lambda one: one.effective_from)
-            if (last.fee_type, last.fee_multiplier) != (fee_type, multiplier):
-                kept.append(FeeChange(f"{_SEEN}{series}:{now.isoformat()}", series, fee_type, multiplier, now))
+    moments = [*((one.series_ticker, one.effective_from) for one in kept), *cuts]
+    begun = {series for series, moment in moments if moment <= now}
+    in_force = {one.series_ticker: one for one in intervals(kept, cuts) if one.covers(now)}
+    for series, own in own_terms.items():
+        held, terms = in_force.get(series), (own.fee_type, own.fee_multiplier)
+        if series not in begun:
+            kept.append(FeeChange(_SEED + series, series, *terms, SEED_FROM))
+        elif held and held.effective_from < own.asked_at and terms != (held.fee_type, held.fee_multiplier):
+            kept.append(FeeChange(f"{_SEEN}{series}:{now.isoformat()}", series, *terms, now))
     return kept
 
 
@@ -254,7 +267,8 @@ def fee_of(
         price: of one contract of the side traded, dollars, between 0 and 1 and neither; at most 6 decimals.
         contracts: more than 0, at most 2 decimals: the order's for `CENT`, the fill's for the finer rules.
         quantum: one of `ROUNDINGS`.
-        flat_dollars: per contract, from Kalshi's table for series of type `flat`; makers and takers pay it.
+        flat_dollars: per contract, from Kalshi's table for series of type `flat`; makers and takers pay it. Less than
+            1, at most 6 decimals.
 
     Raises:
         FeeInputError: a value outside of its range.
@@ -269,8 +283,10 @@ def model_fee(
     terms: FeeTerms, price: Decimal, contracts: Decimal, role: Role, *, flat_dollars: Decimal | None = None
 ) -> Decimal:
     """The formula's value, exact, not rounded. Args, Raises: see `fee_of`."""
-    _check("price", price, _PRICE_DECIMALS, Decimal(1))
+    _check("price", price, _PRICE_DECIMALS, _DOLLAR)
     _check("contracts", contracts, _CONTRACTS_DECIMALS, _MAX_CONTRACTS)
+    if flat_dollars is not None and not flat_dollars.is_zero():
+        _check("flat_dollars", flat_dollars, _PRICE_DECIMALS, _DOLLAR)
     if role not in {"taker", "maker"}:
         raise FeeInputError(f"role {role!r} is neither taker nor maker")
     with localcontext(prec=60):
@@ -280,7 +296,7 @@ def model_fee(
                     f"series {terms.interval.series_ticker!r} has flat fees: Kalshi's API does not tell the dollars "
                     "per contract, give them from its fee schedule"
                 )
-            return flat_dollars * terms.fee_multiplier * contracts
+            return flat_dollars * terms.fee_multiplier * contracts if flat_dollars else Decimal(0)
         if terms.fee_type not in MAKER_RATES or terms.fee_multiplier < 0:
             raise FeeUnknownError(f"fees of type {terms.fee_type!r} × {terms.fee_multiplier} are not known")
         rate = TAKER_RATE if role == "taker" else MAKER_RATES[terms.fee_type]
@@ -336,6 +352,7 @@ async def terms_at(
     found = interval_at(series, as_of, await intervals_of(connection, series, known_at))
     if event is None:
         return FeeTerms(found.fee_type, found.fee_multiplier, found)
+    check_text("event", event)
     moment = as_of if known_at is None else min(as_of, known_at)
     versions = [row async for row in rows_as_of(connection, "events", moment, keys=[event])]
     if not versions:
@@ -376,6 +393,7 @@ async def intervals_of(
     connection: psycopg.AsyncConnection, series: str, known_at: datetime | None = None
 ) -> list[FeeInterval]:
     """All intervals of a series, in no promised order: as known now, or as known at a moment."""
+    check_text("series", series)
     if known_at is None:
         cursor = connection.cursor(row_factory=class_row(FeeInterval))
         await cursor.execute(

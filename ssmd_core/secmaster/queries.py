@@ -16,7 +16,16 @@ from psycopg.rows import dict_row
 
 from ssmd_core.db.tables import SYNCED
 from ssmd_core.errors import ConfigError
-from ssmd_core.secmaster.as_of import Filter, Row, UnknownKeyError, as_of, check_moment, synced, versions_at
+from ssmd_core.secmaster.as_of import (
+    Filter,
+    Row,
+    UnknownKeyError,
+    as_of,
+    check_moment,
+    check_text,
+    synced,
+    versions_at,
+)
 
 MAX_ROWS = 10_000
 _TOP_CATEGORIES, _TOP_TAGS = 10, 20
@@ -103,7 +112,7 @@ async def rows_of(
 
     Raises:
         ConfigError: an unknown table, a condition that it does not know, a limit outside of 1 to `MAX_ROWS`, a
-            moment without a time zone.
+            moment without a time zone or beyond the year 9999, text that Postgres cannot hold.
         psycopg.Error: Postgres refused or went away.
     """
     check_limit(limit)
@@ -112,6 +121,9 @@ async def rows_of(
         raise ConfigError(f"no list of {table!r}; known: {', '.join(FILTERS)}")
     if strange := [name for name in selection.conditions if name not in known]:
         raise ConfigError(f"{table} cannot be listed by {', '.join(strange)}")
+    for name in selection.conditions:
+        if isinstance(value := getattr(selection, name), str):
+            check_text(name, value)
     where = _filters(table, selection, now)
     if table == "markets" and (selection.series is not None or selection.category is not None):
         events = await _events_of(connection, selection, now)
@@ -147,9 +159,10 @@ async def find(connection: psycopg.AsyncConnection, key: str, moment: datetime |
 
     Raises:
         UnknownKeyError: no table has it, or none had it then.
-        ConfigError: a moment without a time zone.
+        ConfigError: a moment without a time zone, an id that Postgres cannot hold.
         psycopg.Error: Postgres refused or went away.
     """
+    check_text("id", key)
     found: dict[str, Row] = {}
     for name, one in SYNCED.items():
         if moment is not None:
@@ -220,7 +233,10 @@ async def stats(connection: psycopg.AsyncConnection, now: datetime) -> dict[str,
     counted["series_fees"] = {
         "total": await _one(connection, fees),
         "active": await _one(connection, active, (now, now)),
-        "future": await _one(connection, f"{fees} AND effective_from > %s", (now,)),
+        # Without those that were called off or displaced: their intervals are empty.
+        "future": await _one(
+            connection, f"{fees} AND effective_from > %s AND effective_to IS DISTINCT FROM effective_from", (now,)
+        ),
     }
     return counted
 
@@ -229,10 +245,11 @@ async def runs(connection: psycopg.AsyncConnection, *, scope: str | None = None,
     """The last finished sync runs, newest first, each with its whole report.
 
     Raises:
-        ConfigError: a limit outside of 1 to `MAX_ROWS`.
+        ConfigError: a limit outside of 1 to `MAX_ROWS`, a scope that Postgres cannot hold.
         psycopg.Error: Postgres refused or went away.
     """
     check_limit(limit)
+    check_text("scope", scope)
     statement = (
         "SELECT id, scope, mode, started_at, finished_at, report FROM sync_runs WHERE %s::text IS NULL OR scope = %s "
         "ORDER BY finished_at DESC, id DESC LIMIT %s"
@@ -267,7 +284,12 @@ def _filters(table: str, selection: Selection, now: datetime) -> list[Filter]:
     close = _CLOSE_COLUMN.get(table, "")
     if selection.closing_within is not None:
         begin = selection.as_of or now
-        where += [Filter(close, ">", begin), Filter(close, "<", begin + selection.closing_within)]
+        try:
+            end = begin + selection.closing_within
+        except OverflowError:
+            days = selection.closing_within.days
+            raise ConfigError(f"closing_within: {days} days from {begin.isoformat()} on end after 9999") from None
+        where += [Filter(close, ">", begin), Filter(close, "<", end)]
     if selection.closing_before is not None:
         check_moment(selection.closing_before)
         where.append(Filter(close, "<", selection.closing_before))

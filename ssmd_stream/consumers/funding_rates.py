@@ -4,7 +4,8 @@ Numbers are what the venue wrote, to the digit. Funding: `funding_rate` is absol
 hour; `relative_funding_rate` is the share of the position per hour and the one to compare (since 2022-09-29). The
 venue leaves them out on dated futures and when they are zero. What is left out is stored as null, never as 0: a member
 that was renamed would otherwise look like a market without funding. A null beside a `next_funding_time` is the
-venue's zero; without one the product has no funding. Wire facts: spec wire-formats 3.2.
+venue's zero; without one the product has no funding. Wire facts: the venue's reference for
+feed `ticker` of WebSocket v1, and captures of it.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Every message is kept in `market_lifecycle_events`, whole. A row is planned from
 column takes the value of the newest message that has it, by receive time. So it does not matter in which order
 messages are delivered or how often: the same messages give the same row. `settled` is final, whatever is newer.
 
-Wire facts: spec wire-formats 1.3, streaming 2.0. Times are epoch seconds; `settlement_value` is dollars as text, and
-integer cents in the oldest captures.
+Wire facts: Kalshi's WebSocket reference for `market_lifecycle_v2`, and captures of 2026. Times are epoch
+seconds; `settlement_value` is dollars as text, and integer cents in the oldest captures.
 """
 
 from __future__ import annotations

@@ -1,23 +1,26 @@
 """Kalshi's fees: announced changes of series into `series_fees`, overrides of events into `events`.
 
-Wire facts: spec wire-formats 1.5 and Kalshi's API reference. `/series/fee_changes` has no pages and, without
+Wire facts: Kalshi's API reference, August 2026. `/series/fee_changes` has no pages and, without
 `show_historical`, hardly anything; a series that never changed is not in it, so the series' own terms seed it.
-`/events/fee_changes` announces overrides with both members null where one ends.
+`/events/fee_changes` announces overrides with both members null where one ends. Neither has a
+mark for what was called off: that it is listed no more is all there is to go by.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import structlog
 
 from ssmd_core.db.merge import Reject, SyncReport, SyncRun
 from ssmd_core.db.tables import FEE_TYPES, SYNCED
-from ssmd_core.secmaster.fees import FeeChange, intervals, with_seeds
-from ssmd_stream.secmaster.fields import FieldError, Record, clean
+from ssmd_core.secmaster.fees import OWN_IDS, FeeChange, FeeInterval, OwnTerms, intervals, with_seeds
+from ssmd_stream.secmaster.fields import FieldError, Record, reject_key
 from ssmd_stream.secmaster.kalshi_client import KalshiClient
 from ssmd_stream.secmaster.rest import RestClient, RestNotFoundError
 from ssmd_stream.secmaster.sync import Mode, SyncTask
@@ -45,10 +48,13 @@ def change_of(raw: Any) -> FeeChange:
     """A change of a series' terms.
 
     Raises:
-        FieldError: a member is missing or cannot be meant.
+        FieldError: a member is missing or cannot be meant, or the id is of a form that is ssmd's own.
     """
     record = Record(raw)
-    source_id, series = record.id("id"), _series_of(record)
+    source_id = record.id("id")
+    if source_id.startswith(OWN_IDS):
+        raise FieldError(f"id {source_id!r} begins as only ssmd's own do")
+    series = _series_of(record)
     moment = record.moment("scheduled_ts")
     if moment is None:
         raise FieldError(_reason(record, "scheduled_ts"))
@@ -62,47 +68,69 @@ def change_of(raw: Any) -> FeeChange:
 
 
 async def sync_series_fees(rest: RestClient, run: SyncRun, mode: Mode) -> SyncReport:
-    """See `Work`. Changes that the venue lists no more stay, and every interval is computed anew from all of them."""
+    """See `Work`. Every interval is computed anew from the changes that are listed and those that are stored.
+
+    Of the stored ones that are listed no more, those that had begun stay; those still ahead were called off and get an
+    empty interval, and with it they are kept. So does a stored change whose record can no longer be read: what holds
+    from its time on is not known.
+    """
     del mode
     asked = run.now()
-    listed, cuts = _read(run, await KalshiClient(rest).fee_changes())
-    stored = [
-        FeeChange(*row)
-        for row in await run.query(
-            "SELECT source_id, series_ticker, fee_type, fee_multiplier, effective_from FROM series_fees "
-            "WHERE deleted_at IS NULL"
-        )
-    ]
-    _warn_of_withdrawn(run, listed, stored, asked)
+    listed, unread = _read(run, await KalshiClient(rest).fee_changes())
+    columns = ", ".join(("source_id", *COLUMNS))
+    rows = await run.query(f"SELECT {columns} FROM series_fees WHERE deleted_at IS NULL")
+    stored = {row[0]: FeeInterval(*row) for row in rows}
+    gone = {key: one for key, one in stored.items() if key not in listed and not one.ours}
+    cuts = [cut for cut in unread.values() if cut is not None]
+    # Not even its time can be read any more, so it is the stored one.
+    cuts += [(gone[key].series_ticker, gone[key].effective_from) for key in unread if key in gone and not unread[key]]
+    called_off = {key: one for key, one in gone.items() if key not in unread and one.effective_from > asked}
+    # An empty interval stays empty when its time has come: it tells those that were called off from those that began.
+    void = {
+        key: msgspec.structs.replace(one, effective_to=one.effective_from)
+        for key, one in gone.items()
+        if key in unread or key in called_off or one.effective_to == one.effective_from
+    }
     # A listed change goes before the stored one of the same id: the venue may have moved it.
-    changes = with_seeds([*stored, *listed], await _own_terms(run), asked)
-    rows = [
-        (one.source_id, one.series_ticker, one.fee_type, one.fee_multiplier, one.effective_from, one.effective_to)
-        for one in intervals(changes, cuts)
-    ]
-    await run.stage(FEES, COLUMNS, rows, asked)
+    changes = [*(one for key, one in stored.items() if key not in void), *listed.values()]
+    changes = with_seeds(changes, await _own_terms(run), asked, cuts)
+    unannounced = [one for one in changes if one.ours and one.effective_from == asked and one.source_id not in stored]
+    _warn_of(run, "announced for the future, no longer listed, not to come into force", list(called_off.values()))
+    _warn_of(run, "series with other terms than those in force, which end now", unannounced)
+    intervals_now = [*intervals(changes, cuts), *void.values()]
+    values = [[getattr(one, name) for name in ("source_id", *COLUMNS)] for one in intervals_now]
+    await run.stage(FEES, COLUMNS, values, asked)
     await _stage_overrides(rest, run)
     return await run.finish()
 
 
-def _read(run: SyncRun, records: Sequence[Any]) -> tuple[list[FeeChange], list[tuple[str, datetime]]]:
-    """The changes, and where intervals must be cut because one was not understood."""
-    changes, cuts = [], []
+def _read(run: SyncRun, records: Sequence[Any]) -> tuple[dict[str, FeeChange], dict[str, tuple[str, datetime] | None]]:
+    """The changes by id; and the ids of those that were not understood, with where intervals must be cut for them."""
+    listed: dict[str, FeeChange] = {}
+    unread: dict[str, tuple[str, datetime] | None] = {}
     for raw in records:
+        # Of several records with one id the last one counts, also if it cannot be read.
         try:
-            changes.append(change_of(raw))
+            change = change_of(raw)
+            unread.pop(change.source_id, None)
+            listed[change.source_id] = change
         except FieldError as error:
             _reject(run, FEES.name, raw, error)
-            if isinstance(error, _NotUnderstood):
-                cuts.append(error.cut)
-    return changes, cuts
+            with contextlib.suppress(FieldError):
+                key = Record(raw).id("id")
+                listed.pop(key, None)
+                unread[key] = error.cut if isinstance(error, _NotUnderstood) else None
+    return listed, unread
 
 
-async def _own_terms(run: SyncRun) -> dict[str, tuple[str, Decimal]]:
-    """What the series say themselves."""
-    terms: dict[str, tuple[str, Decimal]] = {}
-    statement = "SELECT ticker, fee_type, fee_multiplier FROM series WHERE deleted_at IS NULL ORDER BY ticker"
-    for ticker, fee_type, multiplier in await run.query(statement):
+async def _own_terms(run: SyncRun) -> dict[str, OwnTerms]:
+    """What the series say themselves, as of when their sync asked; a row without a sync, as of its last change."""
+    terms: dict[str, OwnTerms] = {}
+    statement = (
+        "SELECT ticker, fee_type, fee_multiplier, coalesce((SELECT max(started_at) FROM sync_runs "
+        "WHERE scope = 'kalshi/series'), updated_at) FROM series WHERE deleted_at IS NULL ORDER BY ticker"
+    )
+    for ticker, fee_type, multiplier, asked_at in await run.query(statement):
         raw = {"series_ticker": ticker, "fee_type": fee_type, "fee_multiplier": multiplier}
         record = Record(raw)
         try:
@@ -114,17 +142,14 @@ async def _own_terms(run: SyncRun) -> dict[str, tuple[str, Decimal]]:
         except FieldError as error:
             run.reject(Reject(FEES.name, ticker, f"not seeded: {error}"))
             continue
-        terms[series] = (own_type, own_multiplier)
+        terms[series] = OwnTerms(own_type, own_multiplier, asked_at)
     return terms
 
 
-def _warn_of_withdrawn(run: SyncRun, listed: Sequence[FeeChange], stored: Sequence[FeeChange], asked: datetime) -> None:
-    """A change that is still ahead and no longer listed may have been called off; the venue does not say so."""
-    shown = {one.source_id for one in listed}
-    withdrawn = [one for one in stored if not one.ours and one.effective_from > asked and one.source_id not in shown]
-    if withdrawn:
-        run.warn("series_fees: announced for the future, no longer listed, kept", len(withdrawn))
-        log.warning("kalshi_fee_changes_withdrawn", series=[one.series_ticker for one in withdrawn[:20]])
+def _warn_of(run: SyncRun, what: str, changes: Sequence[FeeChange]) -> None:
+    if changes:
+        run.warn(f"series_fees: {what}", len(changes))
+        log.warning("kalshi_fee_changes", what=what, series=[one.series_ticker for one in changes[:20]])
 
 
 async def _stage_overrides(rest: RestClient, run: SyncRun) -> None:
@@ -192,8 +217,8 @@ def _reason(record: Record, name: str) -> str:
 
 
 def _reject(run: SyncRun, table: str, raw: Any, error: FieldError) -> None:
-    key = raw.get("id") if isinstance(raw, dict) else raw
-    run.reject(Reject(table, clean(str(key))[:200], str(error)))
+    key = raw.get("id") if isinstance(raw, dict) else None
+    run.reject(Reject(table, reject_key(key), str(error)))
 
 
 TASKS = (SyncTask("kalshi", "series_fees", ("events", "series_fees"), sync_series_fees, after=("series",)),)
