@@ -364,7 +364,8 @@ def test_a_refused_delete_and_rejects_are_seen(
     assert "15 records, 20 the last time" in str(found["row_count"].description)
     assert found["keys"].passed
     (record,) = metadata["rejects"].records
-    assert record.data["key"] == hostile.replace("\u202e", r"\u202e"), "text, not markup; no character hidden"
+    key = f"kraken:{hostile}".replace("\u202e", r"\u202e")
+    assert record.data["key"] == key, "text, not markup; no character hidden"
     assert not any("<img" in str(one.description) for one in found.values())
     assert database.execute("SELECT count(*) FROM pairs WHERE deleted_at IS NULL").fetchone() == (20,)
 
@@ -412,7 +413,7 @@ def test_two_syncs_of_one_scope_do_not_run_together(
 def test_without_a_database_a_run_says_what_to_do(data: Path, instance: dg.DagsterInstance) -> None:
     with Venue(data, "kraken", listing(3)):
         ((description, metadata),) = failures(sync_kraken(instance))
-    assert "DATABASE_URL is not set; `ssmd up" in description
+    assert "DATABASE_URL is not set, and no `ssmd up" in description
     assert metadata["error"] == "ConfigError"
 
 

@@ -381,6 +381,38 @@ def test_settled_closed_and_parents_of_live_markets_are_never_deleted(world: Wor
     assert sorted(world.statuses("events", "event_ticker")) == ["KXA-0", "KXA-1", "KXA-2"]
 
 
+@pytest.mark.parametrize("what", ["series", "events", "markets"])
+def test_a_full_listing_of_nothing_is_no_listing(world: World, what: str) -> None:
+    fill(world, 10)
+    world.sync()
+    before = world.state()
+    world.listing = KalshiListing()
+    with pytest.raises(RestError, match=f"GET /{what}: no {what} are listed"):
+        world.sync(f"kalshi/{what}")
+    assert world.state() == before
+
+
+def test_what_cannot_be_read_is_not_missing(world: World) -> None:
+    fill(world, 100)
+    world.sync()
+    world.listing.put_market(market("KXA-0-00000", event_ticker=None))
+    for _ in range(3):
+        report = world.sync(MARKETS).tables["markets"]
+        assert (report.rejected, report.missing, report.refused) == (1, 0, "")
+    # Which one this was nobody knows.
+    world.listing.put_market(market("KXA-0-00003"))
+    del world.listing.event_records[0]
+    strange: list[Any] = [{"event_ticker": []}, {"event_ticker": {}}, *world.listing.event_records]
+    world.faults = RestFaults(RestFault("body", "/events", count=None, body=json.dumps({"events": strange}).encode()))
+    for _ in range(3):
+        report = world.sync(EVENTS)
+        assert report.tables["events"].refused
+        assert {reject.reason for reject in report.rejects} == {
+            "event_ticker: [] is not text", "event_ticker: {} is not text"
+        }  # fmt: skip
+    assert len(world.statuses("events", "event_ticker")) == 3
+
+
 # -- parents
 
 
@@ -512,6 +544,48 @@ def test_settlements_that_only_the_venues_history_shows(world: World) -> None:
 
     found, unknown = asyncio.run(one())
     assert (found["result"], unknown) == ("yes", None)
+
+
+def test_the_venues_history_takes_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the venue never knows must not keep what stands behind it from being asked for."""
+    monkeypatch.setattr("ssmd_stream.secmaster.kalshi.MAX_LATE_SETTLEMENTS", 4)
+    monkeypatch.setattr("ssmd_stream.secmaster.kalshi.MAX_EVENTS_ALONE", 4)
+    fill(world, 3)
+    gone = [f"KXA-{number}-X" for number in range(10, 22)]
+    for number, ticker in enumerate(gone):
+        world.listing.event_records.append(event(ticker.removesuffix("-X")))
+        world.listing.put_market(market(ticker, "closed", close_time=text(NOW - timedelta(days=20 - number))))
+    world.sync()
+    last = market(gone[-1], "finalized", close_time=text(NOW - timedelta(days=9)), settlement_ts=text(NOW))
+    world.listing = KalshiListing(
+        markets=[each.record() for each in world.listing.markets() if each.ticker not in gone],
+        events=[each for each in world.listing.event_records if each["event_ticker"] not in {t[:-2] for t in gone}],
+        historical_markets=[last],
+    )
+    warnings = world.sync(MARKETS).warnings
+    assert warnings == {"markets: 12 are in no listing and not settled, 4 of them were asked for": 1}
+    warnings = world.sync(EVENTS, mode="incremental").warnings
+    assert [text for text in warnings if "are in no listing and not settled, 4 of them were asked for" in text]
+    for _ in range(20):
+        world.sync(MARKETS)
+        world.sync(EVENTS, mode="incremental")
+    assert world.statuses()[gone[-1]] == "settled"
+    asked = {path.removeprefix("/events/") for path, _ in world.faults.requests}
+    assert {ticker.removesuffix("-X") for ticker in gone} <= asked
+
+
+def test_long_tickers_fit_into_urls() -> None:
+    tickers = [f"KX{'A' * 110}-{number:04d}-X" for number in range(150)]
+    listing = KalshiListing(historical_markets=[market(ticker, "finalized") for ticker in tickers])
+
+    async def run() -> list[str]:
+        async with (
+            ReplayServer(get("kalshi"), Generated(markets=1), listing=listing) as server,
+            RestClient.for_feed("kalshi", server.rest_url) as client,
+        ):
+            return [each["ticker"] async for page in KalshiClient(client).historical_markets(tickers) for each in page]
+
+    assert sorted(asyncio.run(run())) == tickers
 
 
 # -- the generated exchange, and real answers

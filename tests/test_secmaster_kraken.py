@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
-from ssmd_core.clock import Clock
-from ssmd_core.db.merge import SyncReport, SyncRun
+from ssmd_core.clock import NS_PER_S, Clock
+from ssmd_core.db.merge import SyncReport, SyncRun, TableReport
 from ssmd_core.errors import ConfigError
 from ssmd_core.feeds import get
 from ssmd_core.settings import Settings
@@ -48,12 +49,12 @@ NOISE: list[Any] = [
 ]
 
 
-async def sync(feed: str, url: str, database_url: str) -> SyncReport:
+async def sync(feed: str, url: str, database_url: str, clock: Clock | None = None) -> SyncReport:
     """One full run; what would wait between attempts does not."""
     timing = Timing(sleep=lambda _: asyncio.sleep(0))
     async with (
         RestClient.for_feed(feed, url, timing) as rest,
-        await SyncRun.begin(database_url, f"{feed}/pairs", "full", Clock()) as run,
+        await SyncRun.begin(database_url, f"{feed}/pairs", "full", clock or Clock()) as run,
     ):
         return await WORK[feed](rest, run, "full")
 
@@ -182,6 +183,27 @@ def test_spot_without_the_tokenised_listing_deletes_nothing(database_url: str) -
         report = asyncio.run(synced("kraken", database_url, None, fault))
         assert report.warnings == {"pairs: no listing of tokenised assets, nothing deleted": 1}
     assert "kraken:AAPLxUSD" in live(database_url)
+
+
+def test_what_cannot_be_read_is_not_missing(database_url: str) -> None:
+    spot = {str(n): asset_pairs()["XXBTZUSD"] | {"wsname": f"A{n}/USD"} for n in range(20)}
+    asyncio.run(synced("kraken", database_url, spot))
+    spot["3"]["base"] = None
+    for _ in range(3):
+        report = asyncio.run(synced("kraken", database_url, spot)).tables["pairs"]
+        assert (report.rejected, report.missing, report.deleted, report.refused) == (1, 0, 0, "")
+
+    futures = [contract(f"PF_A{n}USD") for n in range(20)]
+    asyncio.run(synced("kraken-futures", database_url, {"instruments": futures, "tickers": []}))
+    # In the small letters of 2021, a type that is not known yet, and one that cannot be read.
+    futures[3] |= {"symbol": "pf_a3usd", "type": "futures_of_the_future"}
+    futures[4] |= {"contractSize": "x", "symbol": "pf_a4usd", "base": "x" * 80, "quote": "USD"}
+    del futures[5]
+    for _ in range(3):
+        report = asyncio.run(synced("kraken-futures", database_url, {"instruments": futures, "tickers": []}))
+        assert report.warnings["instruments: type 'futures_of_the_future' is no contract, not taken"] == 1
+    gone = {pair_id for pair_id, row in pairs(database_url).items() if row["deleted_at"] is not None}
+    assert gone == {"kraken:PF_A5USD"}
 
 
 def test_spot_status_of_the_generated_exchange() -> None:
@@ -314,6 +336,45 @@ def test_futures_full_then_nothing_then_sweeps_of_each_kind(database_url: str) -
             listing["instruments"] = [each for each in instruments if not each["symbol"].startswith("FF_A")]
             assert "live rows" in (await again()).tables["pairs"].refused
             assert spot <= live(database_url)
+
+    asyncio.run(run())
+
+
+def test_futures_that_are_over_expire_and_are_not_missing(database_url: str) -> None:
+    def dated(n: int) -> dict[str, Any]:
+        levels = [{"contracts": 0, "initialMargin": 0.02, "maintenanceMargin": 0.01}]
+        return contract(f"FF_A{n}USD_261127", lastTradingTime=f"2026-11-27T08:00:{n:02d}Z", marginLevels=levels)
+
+    later = [contract(f"FF_B{n}USD_261225") for n in range(20)]
+    listing: dict[str, Any] = {"instruments": [dated(n) for n in range(20)] + later, "tickers": []}
+
+    async def run() -> None:
+        async with ReplayServer(get("kraken-futures"), Generated(limit=0), listing=listing) as server:
+
+            async def at(time: str) -> TableReport:
+                now_s = int(datetime.fromisoformat(f"{time}Z").timestamp())
+                clock = Clock(now_s * NS_PER_S)
+                return (await sync("kraken-futures", server.rest_url, database_url, clock)).tables["pairs"]
+
+            assert (await at("2026-11-26T08:00:00")).inserted == 40
+            # All but one are over; the venue still lists two of these, one of them as something that is not known.
+            listing["instruments"] = [dated(0), dated(1) | {"type": "x"}, dated(19), *later]
+            before = pairs(database_url)
+            report = await at("2026-11-27T08:00:18")
+            assert (report.changed, report.missing, report.refused) == (17, 0, "")
+            after = pairs(database_url)
+            words = [after[f"kraken:FF_A{n}USD_261127"]["status"] for n in range(20)]
+            assert words == ["active"] * 2 + ["expired"] * 17 + ["active"]
+            for row in (*before.values(), *after.values()):
+                del row["updated_at"], row["status"], row["tradeable"]
+            assert {key: after[key] for key in before} == before
+            history = changes(database_url)[0]
+            assert (await at("2026-11-27T08:00:18")).touched == 0
+            listing["instruments"] = later
+            assert (await at("2026-11-28T08:00:00")).changed == 3
+            assert (await at("2026-11-29T08:00:00")).touched == 0
+            assert changes(database_url)[0] == history + 3
+            assert len(live(database_url)) == 40
 
     asyncio.run(run())
 

@@ -83,6 +83,11 @@ def changes(database_url: str) -> tuple[int, ...]:
         return row
 
 
+def watermarks(database_url: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(database_url) as connection:
+        return connection.execute("SELECT name, value FROM sync_watermarks ORDER BY 1").fetchall()
+
+
 def events_of(
     count: int, *, closed_s: Callable[[int], int] = lambda _: 0, made_s: int = NOON_S
 ) -> list[dict[str, Any]]:
@@ -346,6 +351,63 @@ def test_closed_listing_is_read_as_far_as_needed(database_url: str, monkeypatch:
     assert "events: not in the order of closedTime, read to the end" in warnings
 
 
+def test_a_closing_time_at_the_end_of_time(database_url: str) -> None:
+    listing = events_of(3) + [
+        event | {"id": f"9{event['id']}", "closedTime": closed_time}
+        for event, closed_time in zip(
+            events_of(5, closed_s=lambda _: NOON_S)[3:],
+            ("9999-12-31 23:59:59+00", "2026-11-22 11:00:00+00"),
+            strict=True,
+        )
+    ]
+    assert asyncio.run(synced(database_url, listing)).tables["polymarket_conditions"].inserted == 10
+
+
+def test_what_cannot_be_read_is_not_missing(database_url: str) -> None:
+    listing: list[Any] = events_of(20)
+    asyncio.run(synced(database_url, listing))
+    none_closed = RestFault("body", "/markets", count=None, body=b"[]")
+    for market in listing[0]["markets"]:
+        market["conditionId"] = ["?"]
+    listing[1]["markets"] = "?"
+    for _ in range(3):
+        report = asyncio.run(synced(database_url, listing, none_closed)).tables["polymarket_conditions"]
+        assert (report.rejected, report.missing, report.deleted, report.refused) == (2, 0, 0, "")
+    # Of which event these would be nobody knows.
+    del listing[2]
+    for strange in (None, {"id": None, "markets": "?"}, {"id": "7", "markets": [7]}):
+        page = RestFault("body", "/events", count=None, body=orjson.dumps({"events": [*listing, strange]}))
+        for _ in range(3):
+            report = asyncio.run(synced(database_url, listing, page, none_closed)).tables["polymarket_conditions"]
+            assert report.deleted == 0
+            assert "cannot be read" in report.refused
+    reports = [asyncio.run(synced(database_url, listing, none_closed)) for _ in range(2)]
+    assert [report.tables["polymarket_conditions"].deleted for report in reports] == [0, 2]
+
+
+def test_more_have_vanished_than_can_be_asked_for(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = events_of(40)
+    asyncio.run(synced(database_url, listing))
+    monkeypatch.setattr(polymarket, "MAX_VANISHED", 2)
+    marks = watermarks(database_url)
+    del listing[1:3]
+    for _ in range(3):
+        report = asyncio.run(synced(database_url, listing))
+        assert report.warnings == {"conditions: 4 have vanished, 2 were asked for, nothing deleted": 1}
+    assert all(row["deleted_at"] is None for row in table(database_url, "conditions").values())
+    assert watermarks(database_url) == marks
+
+
+def test_long_condition_ids_fit_into_urls(database_url: str) -> None:
+    listing = events_of(40)
+    # A euro is nine characters of a URL.
+    for market in (market for event in listing for market in event["markets"]):
+        market["conditionId"] = "€" * 110 + market["conditionId"][-18:]
+    asyncio.run(synced(database_url, listing))
+    del listing[1:5]
+    assert asyncio.run(synced(database_url, listing)).tables["polymarket_conditions"].missing == 8
+
+
 def test_incremental_reads_new_events_only(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polymarket, "PAGE", 10)
     listing = events_of(100, made_s=NOON_S - 20 * DAY_S)
@@ -406,7 +468,7 @@ def test_through_the_front_door(database_url: str, tmp_path: Path) -> None:
             return await run_sync("polymarket/conditions", settings, mode=mode, rest_url=server.rest_url)
 
     assert [asyncio.run(run(mode)).tables["polymarket_tokens"].inserted for mode in ("incremental", "full")] == [12, 0]
-    row = next(iter(table(database_url, "conditions").values()))
+    row = min(table(database_url, "conditions").values(), key=lambda row: row["market_id"])
     assert (row["category"], row["tags"], row["min_order_size"]) == ("Crypto", ["weekly", "crypto"], 5)
 
 

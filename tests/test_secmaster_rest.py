@@ -7,16 +7,27 @@ import gzip
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ssmd_core.clock import NS_PER_S, Clock
 from ssmd_core.feeds import get
 from ssmd_stream.replay.rest_faults import RestFault, RestFaults
 from ssmd_stream.replay.server import Generated, ReplayServer
 from ssmd_stream.secmaster import rest
-from ssmd_stream.secmaster.rest import RestClient, RestError, RestFatalError, RestNotFoundError, Timing, decode
+from ssmd_stream.secmaster.rest import (
+    RestClient,
+    RestError,
+    RestFatalError,
+    RestNotFoundError,
+    Timing,
+    batches,
+    decode,
+)
 
 PATH = "/exchange/status"
 
@@ -106,6 +117,8 @@ def test_other_statuses_are_final_at_once(status: int) -> None:
         ("soon", 1.0),
         ("-5", 1.0),
         ("1.5", 1.0),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 1.0),
+        ("Sun, 22 Nov 2026 12:00:30 +99999999999999", 1.0),
     ],
 )
 def test_retry_after_is_honoured_up_to_a_minute(retry_after: str, wait_s: float) -> None:
@@ -143,6 +156,15 @@ def test_paces_go_by_path() -> None:
         asyncio.run(pace.wait())
         asyncio.run(pace.wait())
         assert time.waits.pop() == round(1 / per_s, 3)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=128), max_size=60))
+def test_values_of_a_query_are_split_by_number_and_by_length(values: list[str]) -> None:
+    found = list(batches(values, 25, 3))
+    assert [value for batch in found for value in batch] == values
+    assert all(0 < len(batch) <= 25 for batch in found)
+    assert all(len(quote(",".join(batch), safe="")) <= rest.MAX_VALUES_CHARS for batch in found)
+    assert len(found) <= 1 + sum(len(quote(value, safe="")) + 3 for value in values) // 2_000 + len(values) // 25
 
 
 def test_slow_answers_and_closed_ports(monkeypatch: pytest.MonkeyPatch) -> None:

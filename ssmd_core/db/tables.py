@@ -366,7 +366,8 @@ SYNCED: dict[str, Synced] = {
             effective="venue_updated_at",
         ),
         Synced(series_fees, deletable="false", effective="effective_from"),
-        Synced(pairs),
+        # A dated contract past its end is expired, not missing.
+        Synced(pairs, deletable="last_trading_time IS NULL OR last_trading_time > ssmd_now()"),
         Synced(
             polymarket_conditions,
             sticky=frozenset({"winning_outcome", "resolution_date", "event_id"}),

@@ -216,6 +216,14 @@ def id_of(value: Any, chars: int = ID_CHARS) -> str:
     return value
 
 
+def reject_key(value: Any) -> str:
+    """The key to report a refused record by: its id, or "" where that cannot be read, so that no sweep deletes."""
+    try:
+        return id_of(value)
+    except FieldError:
+        return ""
+
+
 def strings_of(value: Any, chars: int = MAX_TEXT_CHARS) -> list[str]:
     """An array of texts, or such an array as JSON inside a text (Gamma); nulls in it are left out, [] if missing.
 

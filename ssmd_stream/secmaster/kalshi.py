@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from random import Random
 from typing import Any
 
 import structlog
@@ -22,7 +23,7 @@ import structlog
 from ssmd_core.db.merge import Reject, Sweep, SyncReport, SyncRun
 from ssmd_core.db.tables import ID_CHARS, SYNCED, Synced
 from ssmd_core.secmaster.status import kalshi_status
-from ssmd_stream.secmaster.fields import Census, FieldError, Record, clean
+from ssmd_stream.secmaster.fields import Census, FieldError, Record, clean, reject_key
 from ssmd_stream.secmaster.kalshi_client import KalshiClient
 from ssmd_stream.secmaster.kalshi_mapping import (
     EVENT_COLUMNS,
@@ -37,7 +38,7 @@ from ssmd_stream.secmaster.kalshi_mapping import (
     market_row,
     series_row,
 )
-from ssmd_stream.secmaster.rest import RestClient
+from ssmd_stream.secmaster.rest import RestClient, RestError
 from ssmd_stream.secmaster.sync import Mode, SyncTask
 
 __all__ = ["TASKS", "KalshiClient"]
@@ -59,13 +60,18 @@ MAX_LATE_SETTLEMENTS = 5_000
 
 @dataclass(slots=True)
 class _Stage:
-    """Brings listings into a run's temporary table, page by page."""
+    """Brings listings into a run's temporary table, page by page.
+
+    Attributes:
+        listed: records so far, the refused ones included.
+    """
 
     run: SyncRun
     table: Synced
     columns: Sequence[str]
     expected: Iterable[tuple[str, ...]]
     census: Census = field(init=False)
+    listed: int = 0
 
     def __post_init__(self) -> None:
         self.census = Census(*self.expected)
@@ -82,26 +88,33 @@ class _Stage:
         """Stage some records."""
         rows: list[Row] = []
         for raw in records:
+            self.listed += 1
             try:
                 record = Record(raw)
                 rows.append(read(record))
             except FieldError as error:
-                self.run.reject(Reject(self.table.name, _key_of(raw, self.table.key), str(error)))
+                key = raw.get(self.table.key) if isinstance(raw, dict) else None
+                self.run.reject(Reject(self.table.name, reject_key(key), str(error)))
                 continue
             self.census.add(record)
         if rows:
             await self.run.stage(self.table, self.columns, rows, asked_at)
 
+    def must_not_be_empty(self, path: str) -> None:
+        """To be called after a full listing.
 
-def _key_of(raw: Any, key: str) -> str:
-    value = raw.get(key) if isinstance(raw, dict) else raw
-    return clean(str(value)[:200])
+        Raises:
+            RestError: nothing was listed; the venue has never been without.
+        """
+        if not self.listed:
+            raise RestError(f"GET {path}: no {self.table.name} are listed")
 
 
 async def _sync_series(rest: RestClient, run: SyncRun, mode: Mode) -> SyncReport:
     del mode
     stage = _Stage(run, _SERIES, SERIES_COLUMNS, SERIES_EXPECTED)
     await stage.take(KalshiClient(rest).series(), series_row)
+    stage.must_not_be_empty("/series")
     stage.census.report(run, "series")
     return await run.finish(sweeps=[Sweep(_SERIES)])
 
@@ -126,7 +139,9 @@ async def _sync_events(rest: RestClient, run: SyncRun, mode: Mode) -> SyncReport
             settled_ones = await _all_settled(run, page) if status == "closed" else frozenset()
             await stage.records(page, _event_reader(status, category_of, settled_ones), asked_at)
             asked_at = run.now()
-    if mode == "incremental":
+    if mode == "full":
+        stage.must_not_be_empty("/events")
+    else:
         await _unlisted_events(client, run, stage, category_of)
     stage.census.report(run, "events")
     return await run.finish(sweeps=[Sweep(_EVENTS)] if mode == "full" else [], watermarks={"last_closed_ts": began})
@@ -139,6 +154,7 @@ async def _sync_markets(rest: RestClient, run: SyncRun, mode: Mode) -> SyncRepor
     for filters in [{}] if mode == "full" else await _recent_markets(run, began):
         await stage.take(client.markets(filters), market_row)
     if mode == "full":
+        stage.must_not_be_empty("/markets")
         await _late_settlements(client, run, stage)
     await _missing_parents(client, run)
     stage.census.report(run, "markets")
@@ -167,12 +183,14 @@ async def _recent_markets(run: SyncRun, now: datetime) -> list[dict[str, str]]:
 async def _late_settlements(client: KalshiClient, run: SyncRun, stage: _Stage) -> None:
     """Ask the venue's history for markets that should have settled and that its list no longer shows."""
     rows = await run.query(
-        "SELECT ticker FROM markets m WHERE deleted_at IS NULL AND status <> 'settled' AND close_time < ssmd_now() "
+        "SELECT ticker, count(*) OVER () FROM markets m "
+        "WHERE deleted_at IS NULL AND status <> 'settled' AND close_time < ssmd_now() "
         + await _not_staged(run, "markets", "ticker", "m")
-        + "ORDER BY close_time LIMIT %s",
-        (MAX_LATE_SETTLEMENTS,),
+        + "ORDER BY hashtextextended(ticker, %s) LIMIT %s",
+        (_turn(run), MAX_LATE_SETTLEMENTS),
     )
     if rows:
+        _warn_of_limit(run, "markets", rows)
         await stage.take(client.historical_markets([row[0] for row in rows]), market_row)
 
 
@@ -195,19 +213,25 @@ async def _unlisted_events(
 ) -> None:
     """Ask for events that were not settled and are in no listing: they settled long after they had closed."""
     rows = await run.query(
-        "SELECT event_ticker FROM events e WHERE deleted_at IS NULL AND status <> 'settled' "
+        "SELECT event_ticker, count(*) OVER () FROM events e WHERE deleted_at IS NULL AND status <> 'settled' "
         + await _not_staged(run, "events", "event_ticker", "e")
-        + "ORDER BY 1 LIMIT %s",
-        (MAX_EVENTS_ALONE,),
+        + "ORDER BY hashtextextended(event_ticker, %s) LIMIT %s",
+        (_turn(run), MAX_EVENTS_ALONE),
     )
+    _warn_of_limit(run, "events", rows)
     await _take_events(client, run, stage, [row[0] for row in rows], category_of)
 
 
 async def _missing_parents(client: KalshiClient, run: SyncRun) -> None:
-    """Fetch events that markets name and nobody has listed; markets of those that the venue denies are rejected."""
+    """Fetch events that markets name and nobody has listed.
+
+    Markets of events that the venue denies are rejected, unless the event is stored as deleted: it stays deleted and
+    the market is taken, because the venue lists it.
+    """
     missing = await run.orphans(_MARKETS)
     if len(missing) > MAX_EVENTS_ALONE:
         run.warn(f"{len(missing)} events are missing, {MAX_EVENTS_ALONE} were fetched: sync kalshi/events first")
+        Random(_turn(run)).shuffle(missing)
     stage = _Stage(run, _EVENTS, EVENT_COLUMNS, ())
     await _take_events(client, run, stage, missing[:MAX_EVENTS_ALONE], await _categories(run))
     stage.census.report(run, "events")
@@ -236,7 +260,7 @@ def _event_reader(
     status: str, category_of: Callable[[str], str], settled: frozenset[str] = frozenset()
 ) -> Callable[[Record], Row]:
     def read(record: Record) -> Row:
-        return event_row(record, "settled" if record.raw.get("event_ticker") in settled else status, category_of)
+        return event_row(record, "settled" if record.id("event_ticker") in settled else status, category_of)
 
     return read
 
@@ -250,6 +274,19 @@ async def _not_staged(run: SyncRun, table: str, key: str, alias: str) -> str:
     """A condition on a query's table, or none if nothing has been staged for it."""
     exists = await run.query("SELECT to_regclass(%s) IS NOT NULL", (f"staged_{table}",))
     return f"AND NOT EXISTS (SELECT FROM staged_{table} s WHERE s.{key} = {alias}.{key}) " if exists[0][0] else ""
+
+
+def _turn(run: SyncRun) -> int:
+    """Seed of the order in which a run asks when it cannot ask for all, another one each second.
+
+    With the oldest first, those that the venue never knows would stand before all others for ever.
+    """
+    return int(run.now().timestamp())
+
+
+def _warn_of_limit(run: SyncRun, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    if rows and rows[0][1] > len(rows):
+        run.warn(f"{table}: {rows[0][1]} are in no listing and not settled, {len(rows)} of them were asked for")
 
 
 def _s(moment: datetime) -> str:

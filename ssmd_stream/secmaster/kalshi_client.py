@@ -1,4 +1,4 @@
-"""Kalshi's market data over REST (facts: wire-formats 1.5). Public, no key."""
+"""Kalshi's market data over REST, as in Kalshi's API reference of August 2026. Public, no key."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from ssmd_stream.secmaster.rest import RestClient, RestError, RestNotFoundError
+from ssmd_stream.secmaster.rest import RestClient, RestError, RestNotFoundError, batches
 
 EVENTS_PER_PAGE = 200
 MARKETS_PER_PAGE = 1000
 FEE_CHANGES_PER_PAGE = 1000
-# Commas and tickers of up to 40 characters stay far below the 8 KB that servers take as a URL.
 TICKERS_PER_REQUEST = 100
 # Twenty million markets; only a cursor that never ends gets there.
 MAX_PAGES = 20_000
@@ -85,10 +84,9 @@ class KalshiClient:
 
     async def historical_markets(self, tickers: Sequence[str]) -> AsyncIterator[list[Any]]:
         """Of these markets the ones that settled before the venue's cutoff, which `markets` no longer shows."""
-        safe = [ticker for ticker in tickers if _PATH_PART.fullmatch(ticker)]
-        for start in range(0, len(safe), TICKERS_PER_REQUEST):
-            some = ",".join(safe[start : start + TICKERS_PER_REQUEST])
-            filters = {"limit": str(MARKETS_PER_PAGE), "tickers": some}
+        safe = (ticker for ticker in tickers if _PATH_PART.fullmatch(ticker))
+        for some in batches(safe, TICKERS_PER_REQUEST, len("%2C")):
+            filters = {"limit": str(MARKETS_PER_PAGE), "tickers": ",".join(some)}
             async for page in self.pages("/historical/markets", "markets", filters):
                 yield page
 

@@ -1,4 +1,4 @@
-"""Kraken spot: AssetPairs into `pairs`. Wire facts: spec wire-formats 2.4.
+"""Kraken spot: AssetPairs into `pairs`. Wire facts: measured on answers of April 2021 and September 2026.
 
 Every listed pair is kept, also one that cannot be traded now: its status says so. Prices stay untouched, because
 AssetPairs has none. Tokenised shares (AAPLx/USD) are a listing of their own: AssetPairs shows only currencies unless

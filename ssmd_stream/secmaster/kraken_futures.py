@@ -1,21 +1,27 @@
-"""Kraken Futures: instruments and tickers, joined on the symbol, into `pairs`. Wire facts: spec wire-formats 3.3.
+"""Kraken Futures: instruments and tickers, joined on the symbol, into `pairs`.
+
+Wire facts: measured on answers of July 2021 and of 2025, and Kraken's API reference, 2026.
 
 What has a date of maturity (FI_, FF_) is a `future`, what has none (PI_, PF_) a `perpetual`; the indices that stand
 among the instruments are neither and are counted. All contracts are kept, also expired and suspended ones: their
-status says so. A contract without a ticker has no prices. Funding is null where the ticker does not tell it: the
-venue leaves it out on dated contracts and also where it is zero, and unknown is not zero.
+status says so. One that the venue lists no more after its last trading time is `expired` and stays. A contract without
+a ticker has no prices. Funding is null where the ticker does not tell it: the venue leaves it out on dated contracts
+and also where it is zero, and unknown is not zero.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from ssmd_core.db.merge import Sweep, SyncReport, SyncRun
+import msgspec
+
+from ssmd_core.db.merge import Reject, Sweep, SyncReport, SyncRun
 from ssmd_core.db.tables import SYNCED
 from ssmd_stream.secmaster.fields import Census, FieldError, Record, id_of
-from ssmd_stream.secmaster.kraken_names import canonical, reject_pair
+from ssmd_stream.secmaster.kraken_names import canonical
 from ssmd_stream.secmaster.rest import RestClient, RestError
 from ssmd_stream.secmaster.sync import Mode, SyncTask
 
@@ -182,6 +188,7 @@ async def sync_pairs(rest: RestClient, run: SyncRun, mode: Mode) -> SyncReport:
     for ticker in tickers.values():
         ticker_census.add(ticker)
     await run.stage(PAIRS, COLUMNS, rows, asked)
+    await _expire(run, {_pair_id(raw) for raw in instruments}, asked)
     census.report(run, "instruments")
     ticker_census.report(run, "tickers")
     return await run.finish(
@@ -190,22 +197,55 @@ async def sync_pairs(rest: RestClient, run: SyncRun, mode: Mode) -> SyncReport:
 
 
 def _row(run: SyncRun, raw: Any, tickers: Mapping[str, Record], census: Census) -> dict[str, Any] | None:
-    key: Any = raw.get("symbol") if isinstance(raw, dict) else raw
     try:
         record = Record(raw)
+        symbol = symbol_of(record)
         kind = str(record.raw.get("type"))
         if kind not in CONTRACT_TYPES:
             run.warn(f"instruments: type {kind[:_SHOWN_CHARS]!r} is no contract, not taken")
+            # It may have been one before the venue renamed its type.
+            run.shown(PAIRS.name, _pair_id(raw))
             return None
-        ticker = tickers.get(str(key).upper())
+        ticker = tickers.get(symbol.upper())
         row = map_contract(record, ticker)
     except FieldError as error:
-        reject_pair(run, key, error)
+        run.reject(Reject(PAIRS.name, _pair_id(raw), str(error)))
         return None
     census.add(record)
     if ticker is None and row["status"] in ("active", "post_only"):
         run.warn("instruments: without a ticker, so without prices")
     return row
+
+
+def _pair_id(raw: Any) -> str:
+    """Key of the row that an instrument has or would have, "" if its symbol cannot be read."""
+    try:
+        return id_of(f"kraken:{symbol_of(Record(raw))}")
+    except FieldError:
+        return ""
+
+
+async def _expire(run: SyncRun, listed_ids: set[str], asked: datetime) -> None:
+    """Stage, as they are stored but expired, the contracts past their last trading time that are listed no more."""
+    names = ", ".join(("pair_id", *COLUMNS))
+    # JSON as text: floats would not be what the venue wrote.
+    stored = await run.query(
+        f"SELECT {names.replace('margin_levels', 'margin_levels::text')} FROM pairs WHERE exchange = 'kraken' "
+        "AND market_type = 'future' AND deleted_at IS NULL AND status <> 'expired' AND last_trading_time <= %s",
+        (run.now(),),
+    )
+    rows = []
+    for values in stored:
+        row = dict(zip(("pair_id", *COLUMNS), values, strict=True))
+        if row["pair_id"] not in listed_ids:
+            levels = row["margin_levels"]
+            row |= {
+                "status": "expired",
+                "tradeable": False,
+                "margin_levels": None if levels is None else msgspec.Raw(levels.encode()),
+            }
+            rows.append(list(row.values()))
+    await run.stage(PAIRS, COLUMNS, rows, asked)
 
 
 def _by_symbol(tickers: list[Any]) -> dict[str, Record]:

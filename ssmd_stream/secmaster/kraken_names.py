@@ -1,7 +1,9 @@
 """What Kraken calls assets: the same ones bear up to three names.
 
 WebSocket v2 says BTC and DOGE; REST's `wsname` and most futures say XBT and XDG; REST's `base` and `quote` say XXBT,
-XXDG and ZUSD. ssmd stores what the venue wrote and, beside it, the name of WebSocket v2 (spec wire-formats 2.2).
+XXDG and ZUSD. ssmd stores what the venue wrote and, beside it, the name of WebSocket v2.
+Source: Kraken's API reference, 2026; that both ways of REST lead to the same name is measured on AssetPairs of April
+2021.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ssmd_core.db.merge import Reject, SyncRun
-from ssmd_stream.secmaster.fields import clean
+from ssmd_stream.secmaster.fields import reject_key
 
 _RENAMED = {"XBT": "BTC", "XDG": "DOGE"}
 # Assets of Kraken's first years carry X (crypto) or Z (money) in front. No newer one does, though XAUT, XTZ or ZRX
@@ -20,7 +22,6 @@ _PREFIXED = frozenset(
         *("XZEC", "ZAUD", "ZCAD", "ZEUR", "ZGBP", "ZJPY", "ZKRW", "ZUSD"),
     }
 )
-_KEY_CHARS = 200
 
 
 def canonical(name: str) -> str:
@@ -34,5 +35,6 @@ def canonical_of_raw(name: str) -> str:
 
 
 def reject_pair(run: SyncRun, key: Any, reason: object) -> None:
-    """Note a pair that cannot be taken."""
-    run.reject(Reject("pairs", clean(str(key))[:_KEY_CHARS], str(reason)))
+    """Note a pair that cannot be taken; `key` is its native id, as far as it has one."""
+    native_id = reject_key(key)
+    run.reject(Reject("pairs", native_id and f"kraken:{native_id}", str(reason)))

@@ -21,7 +21,7 @@ import structlog
 
 from ssmd_core.db.merge import Reject, Sweep, SyncReport, SyncRun
 from ssmd_core.db.tables import SYNCED
-from ssmd_stream.secmaster.fields import Census, FieldError, Record, clean, moment_of
+from ssmd_stream.secmaster.fields import Census, FieldError, Record, clean, moment_of, reject_key
 from ssmd_stream.secmaster.polymarket_mapping import (
     CONDITION_COLUMNS,
     EVENT_EXPECTED,
@@ -31,7 +31,7 @@ from ssmd_stream.secmaster.polymarket_mapping import (
     map_event,
     map_market,
 )
-from ssmd_stream.secmaster.rest import RestClient, RestError
+from ssmd_stream.secmaster.rest import RestClient, RestError, batches
 from ssmd_stream.secmaster.sync import Mode, SyncTask
 
 log = structlog.get_logger()
@@ -50,7 +50,7 @@ LATE_DAYS = 3
 # Unresolved events were seen to stand open 39 days after their end.
 END_DAYS = 90
 # Vanished conditions that one run asks for by id, more than a tenth of all (beyond which a sweep is refused), and how
-# many in one request, whose URL each makes 80 characters longer.
+# many in one request at most.
 MAX_VANISHED = 10_000
 VANISHED_PAGE = 25
 # Neighbours in a listing may be out of order by this much: ids are handed out some moments before events are made.
@@ -85,10 +85,12 @@ async def sync_conditions(rest: RestClient, run: SyncRun, mode: Mode) -> SyncRep
         listing.take_since(since, "closedTime"),
     )
     if mode == "full":
-        await listing.ask_for_vanished()
+        await listing.count_unread_as_shown()
+    asked_for_all = mode != "full" or await listing.ask_for_vanished()
     listing.report()
     return await run.finish(
-        sweeps=[Sweep(CONDITIONS)] if mode == "full" else [], watermarks={"listed": began, "closed": began}
+        sweeps=[Sweep(CONDITIONS)] if mode == "full" and asked_for_all else [],
+        watermarks={"listed": began, "closed": began} if asked_for_all else {},
     )
 
 
@@ -99,6 +101,9 @@ class _Listing:
         self._rest = rest
         self._run = run
         self._census, self._event_census = Census(*EXPECTED), Census(*EVENT_EXPECTED)
+        # Gamma's ids of listed markets without a readable condition id, and of listed events without readable markets.
+        self._unread_markets: set[str] = set()
+        self._unread_events: set[str] = set()
         #: Events read so far.
         self.events = 0
 
@@ -134,13 +139,14 @@ class _Listing:
             try:
                 record = Record(raw)
             except FieldError as error:
-                self._reject(raw, error)
+                self._run.reject(Reject(CONDITIONS.name, "", f"event: {error}"))
                 continue
             event = map_event(record)
             markets = record.raw.get("markets")
             if not isinstance(markets, list):
                 record.problems += ["markets: not an array"] if markets is not None else []
                 markets = []
+                self._unread_events.add(reject_key(record.raw.get("id")))
             self._event_census.add(record)
             found += [(market, event) for market in markets]
         await self._stage(asked, found)
@@ -162,7 +168,7 @@ class _Listing:
             for moment in (_moment(event, names) for event in events):
                 if moment is None:
                     continue
-                if last is not None and moment > last + DISORDER and falling:
+                if last is not None and moment - last > DISORDER and falling:
                     falling = False
                     self._run.warn(f"events: not in the order of {names[0]}, read to the end")
                 last = moment
@@ -170,22 +176,26 @@ class _Listing:
 
         return take
 
-    async def ask_for_vanished(self) -> None:
+    async def ask_for_vanished(self) -> bool:
         """Look among the closed markets for the live conditions that no listing has shown.
 
         Gamma's market has no tags, so the stored ones stay.
+
+        Returns:
+            Whether all could be asked for. If not, other ones have their turn in the next run.
 
         Raises:
             RestError: an answer is no list of markets.
         """
         vanished = await self._run.query(
-            f"SELECT condition_id, event_id, tags, category FROM {CONDITIONS.name} c WHERE deleted_at IS NULL "
-            f"AND {CONDITIONS.deletable} AND NOT EXISTS (SELECT FROM staged_{CONDITIONS.name} s "
-            "WHERE s.condition_id = c.condition_id) ORDER BY condition_id LIMIT %s",
-            (MAX_VANISHED,),
+            f"SELECT condition_id, event_id, tags, category, count(*) OVER () FROM {CONDITIONS.name} c "
+            f"WHERE deleted_at IS NULL AND {CONDITIONS.deletable} "
+            f"AND NOT EXISTS (SELECT FROM staged_{CONDITIONS.name} s WHERE s.condition_id = c.condition_id) "
+            "ORDER BY hashtextextended(condition_id, %s) LIMIT %s",
+            (int(self._run.now().timestamp()), MAX_VANISHED),
         )
-        for start in range(0, len(vanished), VANISHED_PAGE):
-            page = {row[0]: row for row in vanished[start : start + VANISHED_PAGE]}
+        rows = {row[0]: row for row in vanished}
+        for page in batches(rows, VANISHED_PAGE, len("&condition_ids=")):
             asked = self._run.now()
             params = [("closed", "true"), ("limit", str(VANISHED_PAGE)), *(("condition_ids", each) for each in page)]
             markets = await self._rest.get(MARKETS_PATH, params)
@@ -193,10 +203,14 @@ class _Listing:
                 raise RestError(f"GET {MARKETS_PATH}: unexpected answer {str(markets)[:200]!r}")
             found = []
             for market in markets:
-                row = page.get(str(market.get("conditionId"))) if isinstance(market, dict) else None
+                row = rows.get(str(market.get("conditionId"))) if isinstance(market, dict) else None
                 if row is not None:
                     found.append((market, Event(row[1], None, row[2], row[3], None)))
             await self._stage(asked, found)
+        if not vanished or vanished[0][4] == len(vanished):
+            return True
+        self._run.warn(f"conditions: {vanished[0][4]} have vanished, {len(vanished)} were asked for, nothing deleted")
+        return False
 
     async def _stage(self, asked: datetime, found: list[tuple[Any, Event]]) -> None:
         conditions, tokens = [], []
@@ -205,7 +219,9 @@ class _Listing:
                 record = Record(raw)
                 mapped = map_market(record, event)
             except FieldError as error:
-                self._reject(raw, error)
+                market_id = reject_key(raw.get("id")) if isinstance(raw, dict) else ""
+                self._run.reject(Reject(CONDITIONS.name, market_id, str(error)))
+                self._unread_markets.add(market_id)
                 continue
             self._census.add(record)
             conditions.append(_row("condition_id", CONDITION_COLUMNS, mapped.condition))
@@ -220,9 +236,16 @@ class _Listing:
         self._event_census.report(self._run, "events")
         self._census.report(self._run, "markets")
 
-    def _reject(self, raw: Any, error: FieldError) -> None:
-        key = _id_of(raw) if isinstance(raw, dict) else clean(str(raw))[:_KEY_CHARS]
-        self._run.reject(Reject(CONDITIONS.name, key, str(error)))
+    async def count_unread_as_shown(self) -> None:
+        """Note that the venue listed the stored conditions of markets and events that could not be read."""
+        if "" in self._unread_events:
+            self._run.shown(CONDITIONS.name, "")
+        shown = await self._run.query(
+            f"SELECT condition_id FROM {CONDITIONS.name} WHERE market_id = ANY(%s) OR event_id = ANY(%s)",
+            (list(self._unread_markets), list(self._unread_events)),
+        )
+        for row in shown:
+            self._run.shown(CONDITIONS.name, row[0])
 
 
 def page_of(document: Any) -> tuple[list[Any], str | None]:

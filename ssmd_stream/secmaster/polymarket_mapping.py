@@ -1,4 +1,6 @@
-"""What Gamma's event and market objects mean. Wire facts: spec wire-formats 4.3, 6 (10 to 12).
+"""What Gamma's event and market objects mean.
+
+Wire facts: Gamma's API reference, 2026, and measured on 292 of its markets and on events from 2020 to 2026.
 
 A market is a condition with a token per outcome; token, outcome and price belong together by their place in three
 arrays, which Gamma writes as JSON inside of text. Tags and, since 2025, categories stand on the event only.

@@ -15,13 +15,14 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -44,6 +45,8 @@ READ_TIMEOUT_S = 30.0
 TOTAL_TIMEOUT_S = 120.0
 # Kalshi's list of all series, the largest body known, is below 30 MB.
 MAX_BODY_BYTES = 64 * 1024 * 1024
+# Of the values in a query; servers take a request line of 8,190 bytes.
+MAX_VALUES_CHARS = 4_000
 _CHUNK_BYTES = 256 * 1024
 _PASSING = frozenset({408, 425, 429})
 _SHOWN_CHARS = 160
@@ -218,6 +221,26 @@ class RestClient:
         return float(min(wait_s * (1 + JITTER * (2 * self._timing.random() - 1)), MAX_WAIT_S))
 
 
+def batches(values: Iterable[str], most: int, between: int) -> Iterator[list[str]]:
+    """Values for queries, in order, as many to each as its URL can hold.
+
+    Args:
+        most: values that the venue takes in one request.
+        between: characters that stand between two values in the URL.
+    """
+    batch: list[str] = []
+    chars = 0
+    for value in values:
+        more = len(quote(value, safe="")) + between
+        if batch and (len(batch) == most or chars + more > MAX_VALUES_CHARS):
+            yield batch
+            batch, chars = [], 0
+        batch.append(value)
+        chars += more
+    if batch:
+        yield batch
+
+
 async def _body(path: str, response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
@@ -237,7 +260,8 @@ def _retry_after_s(text: str | None, clock: Clock) -> float | None:
         return float(text[:9])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
+        # A year or a zone of twenty digits overflows.
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

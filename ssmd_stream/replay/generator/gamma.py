@@ -1,4 +1,4 @@
-"""Gamma's documents for Polymarket's generated markets, as of 2026 (spec wire-formats 4.3)."""
+"""Gamma's documents for Polymarket's generated markets, after answers of 2026."""
 
 from __future__ import annotations
 

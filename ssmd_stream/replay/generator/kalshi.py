@@ -1,4 +1,4 @@
-"""Generated Kalshi traffic, in the format of August 2026 (spec wire-formats 1.3)."""
+"""Generated Kalshi traffic, in the format of August 2026 (Kalshi's API reference and captures)."""
 
 from __future__ import annotations
 

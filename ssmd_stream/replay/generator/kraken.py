@@ -1,4 +1,4 @@
-"""Generated Kraken spot traffic, WebSocket v2 of September 2026 (spec wire-formats 2.3)."""
+"""Generated Kraken spot traffic, WebSocket v2, after captures of September 2026."""
 
 from __future__ import annotations
 

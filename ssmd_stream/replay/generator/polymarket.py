@@ -1,6 +1,6 @@
 """Generated Polymarket traffic, market channel of 2026.
 
-Wire facts: spec wire-formats 4.2. `hash` follows the recipe measured there. What a venue does to
+Wire facts: measured on captures of 2026; `hash` follows the recipe that gives theirs. What a venue does to
 `last_trade_price` in the hash after a trade is not known: here it becomes the trade's price, with the very text of
 the last_trade_price message, from the next message on.
 """

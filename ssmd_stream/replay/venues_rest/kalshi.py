@@ -1,4 +1,4 @@
-"""Kalshi's public REST interface (facts: wire-formats 1.5).
+"""Kalshi's public REST interface, as in Kalshi's API reference of August 2026.
 
 It answers from the generated exchange as of its clock, or from a `KalshiListing` that a test hands to
 `ReplayServer(listing=...)`. Filters that the venue cannot combine give an empty page, as there.
