@@ -17,7 +17,7 @@ GAMMA_PAGE = 1000
 # 1,000 pages are a million markets; only a cursor that runs in circles gets there.
 MAX_PAGES = 1000
 
-# v1 names in REST, v2 names on the WebSocket (spec wire-formats 2.2).
+# v1 names in REST, v2 names on the WebSocket.
 _RENAMED = {"XBT": "BTC", "XDG": "DOGE"}
 
 

@@ -1,4 +1,4 @@
-"""Kalshi: a regulated exchange of event contracts. Wire facts: spec wire-formats 1."""
+"""Kalshi: a regulated exchange of event contracts."""
 
 from __future__ import annotations
 

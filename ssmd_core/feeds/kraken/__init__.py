@@ -1,4 +1,4 @@
-"""Kraken spot, WebSocket v2. Wire facts: spec wire-formats 2."""
+"""Kraken spot, WebSocket v2."""
 
 from __future__ import annotations
 

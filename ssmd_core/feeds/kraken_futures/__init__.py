@@ -1,4 +1,4 @@
-"""Kraken Futures, WebSocket v1. Wire facts: spec wire-formats 3."""
+"""Kraken Futures, WebSocket v1."""
 
 from __future__ import annotations
 

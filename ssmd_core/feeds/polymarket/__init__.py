@@ -1,4 +1,4 @@
-"""Polymarket: the CLOB market channel. Wire facts: spec wire-formats 4."""
+"""Polymarket: the CLOB market channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kalshi: signed handshake, numbered commands, subscriptions by sid (spec wire-formats 1.1, 1.2)."""
+"""Kalshi: signed handshake, numbered commands, subscriptions by sid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kraken spot, WebSocket v2: one acknowledgement per symbol, paired by `req_id` (spec wire-formats 2.1, 2.2)."""
+"""Kraken spot, WebSocket v2: one acknowledgement per symbol, paired by `req_id`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kraken Futures, WebSocket v1: acknowledgements name feed and products (spec wire-formats 3.1)."""
+"""Kraken Futures, WebSocket v1: acknowledgements name feed and products."""
 
 from __future__ import annotations
 

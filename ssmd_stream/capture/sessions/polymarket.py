@@ -1,4 +1,4 @@
-"""Polymarket's market channel: no acknowledgements, keepalive by text (spec wire-formats 4.1)."""
+"""Polymarket's market channel: no acknowledgements, keepalive by text."""
 
 from __future__ import annotations
 

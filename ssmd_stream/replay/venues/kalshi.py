@@ -1,4 +1,4 @@
-"""Kalshi's end of a connection: handshake check, commands and replies. Wire facts: spec wire-formats 1.1, 1.2."""
+"""Kalshi's end of a connection: handshake check, commands and replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kraken spot's end of a connection, WebSocket v2. Wire facts: spec wire-formats 2.1 to 2.3."""
+"""Kraken spot's end of a connection, WebSocket v2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kraken Futures' end of a connection, WebSocket v1. Wire facts: spec wire-formats 3.1, 3.2."""
+"""Kraken Futures' end of a connection, WebSocket v1."""
 
 from __future__ import annotations
 

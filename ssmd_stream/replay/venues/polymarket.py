@@ -1,4 +1,4 @@
-"""Polymarket's end of a connection, market channel. Wire facts: spec wire-formats 4.1, 4.2."""
+"""Polymarket's end of a connection, market channel."""
 
 from __future__ import annotations
 
