@@ -38,10 +38,12 @@ from ssmd_stream.cache.cache import Cache
 from ssmd_stream.cache.layout import PLACES
 from ssmd_stream.cache.read import CacheReader
 from ssmd_stream.cache.source import Source
+from ssmd_stream.cache.stats import CacheCollector
 from ssmd_stream.cache.store import Store, client
 from ssmd_stream.cache.warm import warm
+from ssmd_stream.cdc import watch as cdc_watch
 from ssmd_stream.cdc.daemon import CdcOptions, keep_streaming
-from ssmd_stream.cdc.names import STREAM
+from ssmd_stream.cdc.names import STATE_STREAM, STREAM
 from ssmd_stream.cdc.session import Pace
 from ssmd_stream.cdc.stats import CdcStats
 from ssmd_stream.cdc.stream import Record, ensure_streams, write_record
@@ -191,9 +193,9 @@ class Rig:
         await write_record(nats, Record("running", "test", "1", "", 0))
         await nats.close()
 
-    async def stream_api(self, verb: str, request: dict[str, Any] | None = None) -> None:
+    async def stream_api(self, verb: str, request: dict[str, Any] | None = None, stream: str = STREAM) -> None:
         nats = await jetstream.connect(self.nats.url, name="test", reconnect=False)
-        await jetstream.api(nats, f"STREAM.{verb}.{STREAM}", request)
+        await jetstream.api(nats, f"STREAM.{verb}.{stream}", request)
         await nats.close()
 
     @contextlib.asynccontextmanager
@@ -524,6 +526,99 @@ async def test_keys_that_another_program_overwrote_are_built_anew(rig: Rig) -> N
             await until(lambda key=key: rig.redis.type(key) in (b"hash", b"none") and cache.stats.ready)  # type: ignore[misc]
         assert cache.stats.warm_ups["damaged"] == 4
         assert rig.rows("markets", "KXA-1") == {"M1": await rig.row("markets", "M1")}
+
+
+@asynchronous
+async def test_rows_that_redis_evicted_are_built_anew_and_health_says_that_it_may_evict(rig: Rig) -> None:
+    rig.sql(
+        "INSERT INTO series (ticker, title, category) SELECT 'S' || n, repeat('t', 200), 'c' || n % 200 "
+        "FROM generate_series(1, 2000) n"
+    )
+    await rig.make_stream()
+
+    def limit(policy: str, maxmemory: int) -> None:
+        rig.redis.config_set("maxmemory-policy", policy)
+        rig.redis.config_set("maxmemory", maxmemory)
+
+    def evict() -> None:
+        """A few of the keys that are read least: not the state."""
+        rig.redis.config_set("maxmemory-samples", 64)
+        before, limit_bytes = evicted(), rig.redis.info("memory")["used_memory"]  # type: ignore[index]
+        while evicted() == before:
+            limit_bytes -= 20_000
+            limit("allkeys-lfu", limit_bytes)
+            rig.redis.set("other:key", "x")
+        limit("noeviction", 0)
+
+    def evicted() -> int:
+        return int(rig.redis.info("stats")["evicted_keys"])  # type: ignore[index]
+
+    async with rig.cache() as cache:
+        whole = rig.dump()
+        limit("volatile-lru", 10**9)  # only keys that expire: no row does
+        await asyncio.sleep(0.3)
+        assert cache.stats.health().ready
+        limit("allkeys-lru", 10**9)
+        await until(lambda: not cache.stats.health().ok)
+        health = cache.stats.health()
+        assert not health.ready and "allkeys-lru" in health.body["reason"]
+        evict()
+        await until(lambda: cache.stats.warm_ups["evicted"] == 1 and cache.stats.health().ready)
+        assert rig.dump() == whole
+        await asyncio.sleep(0.3)
+        assert dict(cache.stats.warm_ups) == {"empty": 1, "evicted": 1}
+    evict()  # while no cache looks
+    async with rig.cache() as cache:
+        assert dict(cache.stats.warm_ups) == {"evicted": 1} and rig.dump() == whole
+
+
+@asynchronous
+async def test_columns_that_come_and_go_are_in_every_row(rig: Rig) -> None:
+    for ticker in ("M1", "M2", "M3"):
+        rig.market(ticker)
+    await rig.make_stream()
+
+    async def rows() -> dict[str, bytes]:
+        return {ticker: await rig.row("markets", ticker) for ticker in ("M1", "M2", "M3")}
+
+    async with rig.cache() as cache:
+        before = await rig.row("markets", "M3")
+        rig.sql("ALTER TABLE markets ADD COLUMN venue_rank integer DEFAULT 7")
+        await rig.publish("update", "markets", "M1")
+        await until(lambda: cache.stats.warm_ups["columns"] == 1 and cache.stats.ready)
+        assert rig.rows("markets", "KXA-1") == await rows() and b'"venue_rank":7' in await rig.row("markets", "M2")
+        # One from before that no snapshot has surely seen, as after a restore.
+        await applied(cache, await rig.publish("update", "markets", "M3", data=before))
+        assert rig.rows("markets", "KXA-1") == await rows() and cache.stats.fetched == 1
+        await applied(cache, await rig.publish("update", "markets", "M2", without="title"))
+        assert rig.rows("markets", "KXA-1") == await rows()
+        assert dict(cache.stats.warm_ups) == {"empty": 1, "columns": 1} and not cache.stats.interruptions
+    async with rig.cache() as cache:
+        assert not cache.stats.warm_ups
+    rig.sql("ALTER TABLE markets DROP COLUMN venue_rank")
+    async with rig.cache() as cache:
+        assert dict(cache.stats.warm_ups) == {"columns": 1} and rig.rows("markets", "KXA-1") == await rows()
+
+
+@asynchronous
+async def test_cdc_that_is_silent_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cdc_watch, "LOOK_S", 0.05)
+    await rig.make_stream()
+    async with rig.cache() as cache:
+        assert cache.stats.health().ready
+        monkeypatch.setattr(cdc_watch, "SILENT_S", 1.0)
+        await until(lambda: not cache.stats.health().ok)
+        health = cache.stats.health()
+        assert health.body["reason"].startswith("CDC silent for 1 s") and not health.ready
+        silent = next(found for found in CacheCollector(cache.stats).collect() if "cdc_silent" in found.name)
+        assert silent.name == "ssmd_cache_cdc_silent_seconds" and silent.samples[0].value > 1.0
+        await rig.make_stream()  # writes the record anew
+        await until(lambda: cache.stats.health().ready)
+        await rig.stream_api("DELETE", stream=STATE_STREAM)
+        await until(lambda: "left no record: start `ssmd cdc run`" in cache.stats.health().body["reason"])
+        rig.nats.kill()
+        await until(lambda: "not known" in cache.stats.health().body["reason"])
+        await rig.nats.start()
 
 
 @asynchronous

@@ -22,7 +22,7 @@ from ssmd_core.db.connect import connect
 from ssmd_core.db.values import RowEncoder, text_session
 from ssmd_core.errors import ConfigError
 from ssmd_stream import jetstream
-from ssmd_stream.cdc.consume import ChangeFeed, ChangesLostError, last_seq
+from ssmd_stream.cdc.consume import ChangeFeed, ChangesLostError
 from ssmd_stream.cdc.errors import OversizedChangeError, ResnapshotNeededError, SlotBusyError
 from ssmd_stream.cdc.names import STATE_STREAM, STREAM
 from ssmd_stream.cdc.resnapshot import resnapshot
@@ -483,7 +483,9 @@ def test_followers_get_every_change_once(nats_server: NatsServer, database_url: 
 
     async def go() -> None:
         async with running(slot, nats_server.url, database_url):
-            start = await last_seq(nats_server.url)
+            client = await jetstream.connect(nats_server.url, name="test", reconnect=False)
+            start = await jetstream.stream_state(client, STREAM)
+            await jetstream.abort(client)
             with database(database_url) as db:
                 add_series(db, 1, 1_500)
             seen: list[str] = []

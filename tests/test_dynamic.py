@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -11,28 +12,36 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import psycopg
 import pytest
+from nats.errors import Error as NatsError
 from prometheus_client import generate_latest
 
 from ssmd_core import feeds
 from ssmd_core.archive.members import salvage_lines
 from ssmd_core.clock import Clock
+from ssmd_core.config import SecmasterConfig
+from ssmd_core.errors import SsmdError
 from ssmd_core.messages.control import is_control
 from ssmd_core.messages.headers import read_stamp
 from ssmd_core.messages.lines import parse_line
 from ssmd_core.settings import Settings
 from ssmd_stream.archive.archiver import StreamArchiver
+from ssmd_stream.capture import universe_follow, universe_rows
 from ssmd_stream.capture.connector import EXIT_DRAINED, Connector
 from ssmd_stream.capture.options import Backoff, ConnectorOptions
+from ssmd_stream.capture.universe_follow import Follower
+from ssmd_stream.capture.universe_venues import KalshiUniverse
 from ssmd_stream.catalogue.intervals import Interval
 from ssmd_stream.catalogue.ledger import Ledger
+from ssmd_stream.cdc import watch as cdc_watch
 from ssmd_stream.cdc.daemon import CdcOptions, keep_streaming
-from ssmd_stream.cdc.names import STREAM, SUBJECTS
 from ssmd_stream.cdc.stats import CdcStats
-from ssmd_stream.jetstream import api, connect, read_stored
+from ssmd_stream.cdc.stream import Record, ensure_streams, write_record
+from ssmd_stream.jetstream import connect, read_stored
 from ssmd_stream.replay.faults import Fault, Faults
 from ssmd_stream.replay.generator.kalshi_calendar import ScheduledMarket
 from ssmd_stream.replay.server import Generated, ReplayServer
@@ -75,9 +84,25 @@ class Secmaster:
 
     async def start(self) -> None:
         self._nats = await connect(self._settings.nats_url, name="test cdc")
-        await api(self._nats, f"STREAM.CREATE.{STREAM}", {"name": STREAM, "subjects": [SUBJECTS], "storage": "file"})
+        await ensure_streams(self._nats)
+        self.speak()
+
+    def speak(self) -> None:
+        """Write the record again and again."""
+        self._speaking = asyncio.create_task(self._speak())
+
+    async def _speak(self) -> None:
+        while True:
+            with contextlib.suppress(NatsError, SsmdError, TimeoutError):
+                await write_record(self._nats, Record("running", "test", "1", "", 0))
+            await asyncio.sleep(0.2)
+
+    async def hush(self) -> None:
+        self._speaking.cancel()
+        await asyncio.gather(self._speaking, return_exceptions=True)
 
     async def stop(self) -> None:
+        await self.hush()
         await self._nats.close()
         self.close()
 
@@ -521,3 +546,126 @@ def test_tokens_of_new_conditions(settings: Settings) -> None:
 
     messages = asyncio.run(run())
     assert {event["reason"] for event in _events(messages, "unwanted")} == {"status closed"}
+
+
+class Proxy:
+    """A way to Postgres that falls silent after so many bytes, without closing anything."""
+
+    def __init__(self, database_url: str) -> None:
+        self._port = urlsplit(database_url).port
+        self._pumps: set[asyncio.Task[None]] = set()
+        self.left_bytes = 10**9
+        self.silent = asyncio.Event()
+
+    @asynccontextmanager
+    async def serving(self, settings: Settings) -> AsyncIterator[Settings]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        try:
+            url = settings.database_url.replace(f":{self._port}/", f":{port}/")
+            yield dataclasses.replace(settings, database_url=url)
+        finally:
+            server.close()
+            for pump in self._pumps:
+                pump.cancel()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader_of_postgres, postgres = await asyncio.open_connection("127.0.0.1", self._port)
+        for pair in ((reader, postgres), (reader_of_postgres, writer)):
+            self._pumps.add(asyncio.create_task(self._pump(*pair)))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(4096):
+                self.left_bytes -= len(data)
+                while self.left_bytes < 0:
+                    self.silent.set()
+                    await asyncio.sleep(0.05)
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+
+def test_database_that_falls_silent_in_a_read_is_told_and_read_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(universe_rows, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(universe_follow, "_RECENT_MOST", 20)
+    monkeypatch.setattr(universe_follow, "_READ_SPACING_S", 0.1)
+
+    async def run() -> None:
+        proxy = Proxy(settings.database_url)
+        async with _secmaster(settings) as secmaster, proxy.serving(settings) as proxied:
+            tickers = [f"KXBTC15M-26NOV2212-{number}" for number in range(2_000)]
+            secmaster.kalshi_parents(tickers)
+            secmaster.kalshi_markets(tickers[:1_900])
+            follower = Follower(
+                KalshiUniverse(SecmasterConfig()),
+                proxied,
+                name="test",
+                reconcile_s=0.1,
+                on_change=lambda change, cause: None,
+                on_reconciled=lambda: None,
+            )
+            task = asyncio.create_task(follower.run())
+            await _until(lambda: len(follower.universe.wanted) == 1_900)
+            proxy.left_bytes = 20_000
+            await proxy.silent.wait()
+            await secmaster.tell(secmaster.kalshi_markets(tickers[1_900:]))
+            await _until(lambda: len(follower.universe.wanted) == 2_000)
+            assert len(follower._recent) <= 20
+            await _until(lambda: "not read for" in follower.problem(0.5))
+            await asyncio.sleep(1.0)  # until it is given up; the server is then asked to cancel, and can hear that
+            proxy.left_bytes = 10**9
+            await _until(lambda: "not read within 1 s" in follower.problem(0.0))
+            await _until(lambda: follower.problem(2.0) == "" and (follower.read_age_s or 9) < 1)
+            assert len(follower.universe.wanted) == 2_000
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_silent_database_does_not_hold_up_the_end(settings: Settings) -> None:
+    async def run() -> float:
+        proxy = Proxy(settings.database_url)
+        async with _secmaster(settings) as secmaster, proxy.serving(settings) as proxied, _kalshi(1_000) as server:
+            secmaster.kalshi_parents(server.instruments)
+            secmaster.kalshi_markets(server.instruments)
+            async with _running("kalshi", server, proxied, reconcile_s=0.1) as connector:
+                await _until(lambda: _counts(connector) == (1_000, 1_000, 0))
+                proxy.left_bytes = 20_000
+                await proxy.silent.wait()
+                start_s = time.monotonic()
+            return time.monotonic() - start_s
+
+    assert asyncio.run(run()) < 4
+
+
+def test_while_cdc_is_silent_the_database_is_read_often(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cdc_watch, "LOOK_S", 0.1)
+    monkeypatch.setattr(cdc_watch, "LATE_S", 1.0)
+    monkeypatch.setattr(cdc_watch, "SILENT_S", 2.0)
+    monkeypatch.setattr(universe_follow, "_READ_SPACING_S", 0.5)
+
+    async def run() -> None:
+        async with _secmaster(settings) as secmaster, _kalshi(4) as server:
+            first, second, third, _ = server.instruments
+            secmaster.kalshi_parents(server.instruments)
+            secmaster.kalshi_markets([first])
+            async with _running("kalshi", server, settings) as connector:
+                await _until(lambda: _counts(connector) == (1, 1, 0) and connector.health().ok)
+                await secmaster.hush()
+                for number, opened in enumerate((second, third), 2):
+                    secmaster.kalshi_markets([opened])
+                    await _until(lambda number=number: _counts(connector) == (number, number, 0))  # type: ignore[misc]
+                await _until(lambda: "CDC silent" in connector.health().body["reason"])
+                metrics = generate_latest(connector.registry).decode()
+                name = 'ssmd_connector_cdc_silent_seconds{category="crypto",feed="kalshi"} '
+                assert 2 < float(metrics.partition(name)[2].partition("\n")[0]) < 15
+                secmaster.speak()
+                await _until(lambda: connector.health().ok)
+
+    asyncio.run(run())

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ssmd_core.db.values import ValueTextError
 from ssmd_stream.cdc import pgoutput
-from ssmd_stream.cdc.changes import ChangeEncoder
+from ssmd_stream.cdc.changes import ChangeEncoder, Done
+from ssmd_stream.cdc.errors import RewoundError
 from ssmd_stream.cdc.names import Position, PositionError, lsn_text, message_id, parse_lsn, parse_message_id
 from ssmd_stream.cdc.pgoutput import UNCHANGED, Cell, PgOutputError, Relation, RelationColumn
 from ssmd_stream.cdc.rows import COMPILE_AFTER, TableRows
@@ -62,7 +63,7 @@ KEYED = [("id", 25, True), ("title", 25, False), ("price", 1700, False)]
 
 
 def fed(*messages: bytes, after: Position | None = None) -> list[dict[str, Any]]:
-    encoder = ChangeEncoder("slot", after)
+    encoder = ChangeEncoder("slot", after, confirmed=0)
     for message in messages:
         encoder.feed(framed(message))
     for event in encoder.events:
@@ -273,3 +274,64 @@ def test_positions() -> None:
     for text in ("", "1", "1/", "g/1", "123456789/1"):
         with pytest.raises(PositionError):
             parse_lsn(text)
+
+
+INSERT = row(b"I", (b"N", [b"a", b"t", b"1"]))
+DELETE = row(b"D", (b"K", [b"a", None, None]))
+#: When the transactions of `begin` are committed.
+COMMITTED = "2026-10-22T16:00:00.000000Z"
+
+
+def transaction(encoder: ChangeEncoder, commit_lsn: int, *changes: bytes) -> Done:
+    for message in (begin(commit_lsn), *([relation_bytes(KEYED)] if changes else []), *changes):
+        assert encoder.feed(framed(message)) is None
+    done = encoder.feed(framed(commit(commit_lsn, commit_lsn + 5)))
+    assert done is not None
+    return done
+
+
+def test_what_came_again_is_counted_and_not_stored_twice() -> None:
+    encoder = ChangeEncoder("slot", Position(200, 1), confirmed=90, known_lsn=90)
+    assert not encoder.agrees
+    assert transaction(encoder, 100, INSERT, DELETE).stored
+    assert not encoder.agrees
+    assert encoder.skipped == 2
+    assert transaction(encoder, 200, INSERT, DELETE).stored
+    assert encoder.agrees
+    assert encoder.skipped == 4
+    assert not transaction(encoder, 300, INSERT).stored
+    assert [event.id for event in encoder.events] == ["slot:0/12C:0"]
+    partly = ChangeEncoder("slot", Position(200, 0), confirmed=200)
+    assert not transaction(partly, 200, INSERT, DELETE).stored
+    assert len(partly.events) == 1
+
+
+def test_another_history_is_refused() -> None:
+    """The log went back and on from there: see `ChangeEncoder`."""
+    after = Position(200, 1)
+
+    def encoder(confirmed: int = 90, commit_ts: str = "", known_lsn: int = 0) -> ChangeEncoder:
+        return ChangeEncoder("slot", after, confirmed=confirmed, after_commit_ts=commit_ts, known_lsn=known_lsn)
+
+    with pytest.raises(RewoundError, match="no longer holds commit 0/C8"):
+        transaction(encoder(), 201, INSERT)
+    transaction(encoder(confirmed=201), 201, INSERT)
+    with pytest.raises(RewoundError, match="no longer holds commit 0/C8"):
+        encoder().check_reached(201)
+    encoder().check_reached(200)  # a keepalive between what comes before and it
+    with pytest.raises(RewoundError, match="has 1 events, 2 are published"):
+        transaction(encoder(), 200, INSERT)
+    with pytest.raises(RewoundError, match="was committed at"):
+        transaction(encoder(commit_ts="2026-10-22T16:00:00.000001Z"), 200, INSERT, DELETE)
+    transaction(encoder(commit_ts=COMMITTED), 200, INSERT, DELETE)
+    backwards = encoder()
+    transaction(backwards, 100, INSERT)
+    with pytest.raises(RewoundError, match="came after"):
+        transaction(backwards, 100, INSERT)
+    with pytest.raises(RewoundError, match="had all up to 0/12C"):
+        transaction(encoder(confirmed=201, known_lsn=300), 250, INSERT)
+    known = encoder(confirmed=201, known_lsn=300)
+    transaction(known, 250)  # of other tables
+    assert not known.agrees
+    transaction(known, 301, INSERT)
+    assert known.agrees

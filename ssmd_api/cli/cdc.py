@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Annotated
+import signal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, settings
+
+if TYPE_CHECKING:
+    from ssmd_stream.cdc.resnapshot import ResnapshotReport
 
 cdc_app = typer.Typer(help="Change data capture: from Postgres to JetStream.", no_args_is_help=True)
 
@@ -32,15 +36,31 @@ def cdc_run(
 
 @cdc_app.command("resnapshot")
 def cdc_resnapshot(slot: SlotOption = "ssmd_cdc") -> None:
-    """Make a new slot, publish what differs between the tables and the stream, and print what that was."""
+    """Make a new slot, publish what differs between the tables and the stream, and print what that was.
+
+    Waits for transactions that are open, and logs whose. Stopped by SIGINT or SIGTERM it can be run again, and must be.
+    """
     from ssmd_core.db.connect import check_url
-    from ssmd_stream.cdc.resnapshot import resnapshot
 
     with clear_errors():
         found = settings()
         check_url(found.database_url)
-        report = asyncio.run(resnapshot(slot, found.nats_url, found.database_url))
+        try:
+            report = asyncio.run(_resnapshot(slot, found.nats_url, found.database_url))
+        except asyncio.CancelledError as error:
+            typer.echo("ssmd: stopped; run it again before `ssmd cdc run`", err=True)
+            raise typer.Exit(128 + signal.SIGTERM) from error
         print_json(dataclasses.asdict(report))
+
+
+async def _resnapshot(slot: str, nats_url: str, database_url: str) -> ResnapshotReport:
+    """Stopped by SIGTERM as by SIGINT: if the process merely ended, Postgres would go on making the slot."""
+    from ssmd_stream.cdc.resnapshot import resnapshot
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await resnapshot(slot, nats_url, database_url)
 
 
 @cdc_app.command("status")

@@ -75,19 +75,6 @@ def encoder(type_oid: int) -> Encoder:
     return _ENCODERS.get(type_oid, text_json)
 
 
-def value_json(type_oid: int, text: bytes | None) -> bytes:
-    """JSON of one value.
-
-    Args:
-        type_oid: of the value's type.
-        text: as Postgres prints it; None for NULL.
-
-    Raises:
-        ValueTextError: the type does not print this.
-    """
-    return b"null" if text is None else encoder(type_oid)(text)
-
-
 def text_json(text: bytes) -> bytes:
     """JSON string of a text."""
     try:

@@ -10,6 +10,7 @@ import structlog
 from redis.asyncio.client import Pipeline
 
 from ssmd_core.clock import NS_PER_S, Clock
+from ssmd_core.errors import SsmdError
 from ssmd_stream.cache.apply import (
     Batch,
     Commands,
@@ -25,7 +26,7 @@ from ssmd_stream.cache.apply import (
     stays,
 )
 from ssmd_stream.cache.layout import CATEGORIES, CONDITIONS, EXPIRY, PLACES, SERIES, TOKENS, Place, Row, unescape
-from ssmd_stream.cache.source import Source
+from ssmd_stream.cache.source import Columns, Source
 from ssmd_stream.cache.stats import CacheStats
 from ssmd_stream.cache.store import State, Store, text
 from ssmd_stream.cdc.consume import Change
@@ -41,19 +42,25 @@ if n == 0 then redis.call('HDEL', KEYS[2], ARGV[1]) else redis.call('HSET', KEYS
 """
 
 
+class ColumnsChangedError(SsmdError):
+    """The tables have other columns than the rows in the cache."""
+
+
 class Applier:
     """See module.
 
     Args:
         store: taken over, and warm.
         source: asked for what events leave out.
+        columns: of the rows in the cache.
         clock: says which rows are over.
         stats: counts what is done.
     """
 
-    def __init__(self, store: Store, source: Source, clock: Clock, stats: CacheStats) -> None:
+    def __init__(self, store: Store, source: Source, columns: Columns, clock: Clock, stats: CacheStats) -> None:
         self._store = store
         self._source = source
+        self._columns = columns
         self._clock = clock
         self._stats = stats
         state = store.state
@@ -69,9 +76,11 @@ class Applier:
 
         Raises:
             ResyncError: Redis does not hold what was written last; nothing was applied, or not all.
+            ColumnsChangedError: the cache must be built anew; nothing was applied, or not all.
             DatabaseError, RedisError: Postgres or Redis cannot be reached, or refused.
         """
         events: list[Event] = []
+        compared = False
         for change in changes:
             if not change.table:  # no change at all: the feed has said so
                 continue
@@ -90,9 +99,21 @@ class Applier:
                 events = []
                 await self._truncate(event.place, change.stream_seq)
                 self._stats.applied[event.place.table, event.op] += 1
-            else:
+            elif event.columns is None or event.columns == self._columns.names[event.place.table]:
                 events.append(event)
+            else:
+                if not compared:
+                    await self._compare_columns()
+                    compared = True
+                # It is older than the tables' last change: Postgres has the row as it is now.
+                events.append(replace(event, row=None, changed=None))
         await self._change(events, changes[-1].stream_seq)
+
+    async def _compare_columns(self) -> None:
+        found = await self._source.columns()
+        if found.fingerprint != self._columns.fingerprint:
+            changed = [table for table, names in found.names.items() if names != self._columns.names.get(table)]
+            raise ColumnsChangedError(f"columns have changed: {', '.join(changed) or 'their types'}")
 
     async def sweep(self) -> int:
         """Remove rows that are over.

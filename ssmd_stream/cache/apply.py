@@ -49,8 +49,9 @@ class Event:
         place: of its table.
         op: what happened.
         key: of the row; "" for a truncate.
-        row: the row of an insert or update, if it is whole.
+        row: the row of an insert or update, if it is whole. With neither this nor `changed` it must be read.
         changed: the columns of an update that leaves out large ones that did not change; None otherwise.
+        columns: names of the table's columns when it happened; None for a delete or truncate.
         commit_lsn: position of the commit, `HI/LO`.
         xid: transaction id, its low 32 bits.
     """
@@ -60,6 +61,7 @@ class Event:
     key: str
     row: Row | None
     changed: Fields | None
+    columns: frozenset[str] | None
     commit_lsn: str
     xid: int
 
@@ -81,18 +83,21 @@ def parse(change: Change) -> Event:
     key = "" if change.op == "truncate" else change.key.get(place.key)
     if not isinstance(key, str):
         raise PoisonError("key", f"{change.table}: no {place.key} in key {str(change.key)[:100]}")
-    row, changed = None, None
+    row, changed, columns = None, None, None
     if change.op in ("insert", "update"):
         try:
+            json = bytes(change.data)
+            fields = place.fields(json)
+            columns = frozenset((*fields, *change.unchanged))
             if change.unchanged:
-                changed = place.fields(bytes(change.data))
+                changed = fields
             else:
-                row = place.read(bytes(change.data))
+                row = place.row(fields, json)
         except RowError as error:
             raise PoisonError("row", str(error)) from error
         if row is not None and row.key != key:
             raise PoisonError("row", f"{change.table}: key {key!r}, but the row's is {row.key!r}")
-    return Event(place, change.op, key, row, changed, change.commit_lsn, change.xid)
+    return Event(place, change.op, key, row, changed, columns, change.commit_lsn, change.xid)
 
 
 class Seen:
@@ -148,13 +153,13 @@ def fold(events: Iterable[Event], stored: Mapping[Id, bytes]) -> Batch:
     batch = Batch()
     for event in events:
         row_id = event.id
-        row = event.row  # None for a delete
+        row = event.row
         if event.changed is not None:
             before = batch.rows.get(row_id)
             json = before.json if before is not None else None if row_id in batch.rows else stored.get(row_id)
             row = _merged(event, json)
         batch.rows[row_id] = row
-        if row is None and event.changed is not None:
+        if row is None and event.op != "delete":
             batch.incomplete.add(row_id)
         else:
             batch.incomplete.discard(row_id)

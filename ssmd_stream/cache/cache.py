@@ -18,16 +18,17 @@ from ssmd_core.errors import ConfigError, SsmdError
 from ssmd_core.settings import Settings
 from ssmd_stream import jetstream
 from ssmd_stream.cache import layout
-from ssmd_stream.cache.applier import BATCH, Applier
+from ssmd_stream.cache.applier import BATCH, Applier, ColumnsChangedError
 from ssmd_stream.cache.feed import CacheFeed
 from ssmd_stream.cache.layout import PLACES
-from ssmd_stream.cache.source import Source
+from ssmd_stream.cache.source import Columns, Source
 from ssmd_stream.cache.stats import CacheStats
-from ssmd_stream.cache.store import LEASE_S, ResyncError, Store, check_url, client
+from ssmd_stream.cache.store import LEASE_S, ResyncError, State, Store, check_url, client
 from ssmd_stream.cache.warm import warm
 from ssmd_stream.cdc.consume import Change, ChangesLostError
 from ssmd_stream.cdc.names import STATE_STREAM, STATE_SUBJECTS, STREAM
 from ssmd_stream.cdc.stream import Record
+from ssmd_stream.cdc.watch import CdcWatch
 
 log = structlog.get_logger()
 
@@ -54,7 +55,7 @@ class Cache:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.stats = CacheStats()
+        self.stats = CacheStats(CdcWatch(settings.nats_url, name="cache"))
         self._nats_url = settings.nats_url
         self._redis_url = settings.redis_url
         self._clock = settings.clock
@@ -62,6 +63,7 @@ class Cache:
         self._run = secrets.token_hex(8)
         self._warmed = False
         self._why = ""  # reason for the next warm-up, if it is known already
+        self._columns: Columns | None = None  # of the tables, as far as this process knows
         check_url(self._redis_url)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -70,6 +72,14 @@ class Cache:
         Raises:
             ConfigError: a server refuses what is configured for good.
         """
+        watching = asyncio.create_task(self.stats.cdc.run())
+        try:
+            await self._keep(stop)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _keep(self, stop: asyncio.Event) -> None:
         least_s, most_s = BACKOFF_S
         wait_s = least_s
         while not stop.is_set():
@@ -103,14 +113,9 @@ class Cache:
             if not await self._wait_for_lease(store, stop):
                 return
             keeper = asyncio.create_task(_keep_lease(store))
-            if policy := await store.memory_policy():
-                log.error("redis_may_evict", maxmemory_policy=policy, advice="set maxmemory-policy to noeviction")
             found = await store.take_over()
-            reason = self._why
-            if not reason and found is None:
-                reason = "flushed" if self._warmed else "empty"
-            elif not reason and found is not None and found.version != layout.VERSION:
-                reason = "layout"
+            evicted = await self._evicted(store)
+            reason = self._why or await self._reason(found, evicted)
             while not stop.is_set():
                 if reason:
                     await self._warm_up(store, reason)
@@ -120,6 +125,29 @@ class Cache:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
             await store.close()
+
+    async def _reason(self, found: State | None, evicted: int) -> str:
+        """Why what stands in Redis must be built anew; "" if it can be gone on with."""
+        if found is None:
+            return "flushed" if self._warmed else "empty"
+        if found.version != layout.VERSION:
+            return "layout"
+        if evicted != found.evicted:
+            return "evicted"
+        self._columns = self._columns or await self._source.columns()
+        return "" if self._columns.fingerprint == found.columns else "columns"
+
+    async def _evicted(self, store: Store) -> int:
+        """Keys that Redis has evicted; health says whether it may evict more."""
+        evictions, before = await store.evictions(), self.stats.memory
+        self.stats.memory = (
+            f"Redis may evict rows: set maxmemory-policy to noeviction, not {evictions.policy}"
+            if evictions.policy
+            else ""
+        )
+        if self.stats.memory and not before:
+            log.error("redis_may_evict", reason=self.stats.memory)
+        return evictions.keys
 
     async def _wait_for_lease(self, store: Store, stop: asyncio.Event) -> bool:
         while not await store.hold_lease():
@@ -137,7 +165,7 @@ class Cache:
         stream = await self._stream_state()
         seq = max(stream.first_seq - 1, stream.last_seq - OVERLAP, 0)
         done = await warm(store, self._source, created=stream.created, seq=seq)
-        self._why, self._warmed = "", True
+        self._why, self._warmed, self._columns = "", True, done.columns
         self.stats.warm_ups[reason] += 1
         self.stats.warm_up_s = done.seconds
         self.stats.waiting = ""
@@ -173,7 +201,8 @@ class Cache:
 
     async def _follow(self, store: Store, stop: asyncio.Event, keeper: asyncio.Task[None]) -> str:
         """Apply changes until the stop, or until the cache must be built anew; then the reason."""
-        applier = Applier(store, self._source, self._clock, self.stats)
+        assert self._columns is not None
+        applier = Applier(store, self._source, self._columns, self._clock, self.stats)
         state = store.state
         async with CacheFeed(self._nats_url, after_seq=state.seq, created=state.created, stats=self.stats) as feed:
             batches = feed.batches()
@@ -204,6 +233,9 @@ class Cache:
             except ChangesLostError as error:
                 log.error("changes_lost", error=str(error))
                 return "gap"
+            except ColumnsChangedError as error:
+                log.warning("columns_changed", error=str(error))
+                return "columns"
             finally:
                 waiting = [stopping] if arrival is None else [stopping, arrival]
                 for task in waiting:
@@ -221,6 +253,9 @@ class Cache:
 
     async def _tick(self, store: Store, applier: Applier) -> None:
         await store.check()
+        evicted, known = await self._evicted(store), store.state.evicted
+        if evicted != known:
+            raise ResyncError("evicted", f"Redis has evicted {evicted} keys in all, {known} when the cache was built")
         while await applier.sweep() == BATCH:
             pass
         self.stats.sequence = store.state.seq

@@ -36,9 +36,9 @@ class CacheFeed(ChangeFeed):
         self._handed_out += len(changes)
         return (self.seq or 0) - self._started_behind - self._handed_out - self.duplicates
 
-    def _decode(self, seq: int, payload: bytes) -> Change:
+    def decode(self, seq: int, payload: bytes) -> Change:
         try:
-            return super()._decode(seq, payload)
+            return super().decode(seq, payload)
         except (ChangeError, RecursionError) as error:
             self._stats.poison["json"] += 1
             log.error("change_passed_over", sequence=seq, reason="json", error=str(error))

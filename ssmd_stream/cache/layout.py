@@ -38,7 +38,7 @@ import msgspec
 
 from ssmd_core.errors import SsmdError
 
-VERSION = "1"  # of this layout; a cache of another version is built anew
+VERSION = "2"  # of this layout; a cache of another version is built anew
 PREFIX = "secmaster:"
 CATEGORIES = f"{PREFIX}categories"
 EXPIRY = f"{PREFIX}expiry"
@@ -138,7 +138,10 @@ class Place:
         Raises:
             RowError: it is no JSON object, or key or parent are missing or no text.
         """
-        fields = self.fields(json)
+        return self.row(self.fields(json), json)
+
+    def row(self, fields: Fields, json: bytes) -> Row:
+        """A whole row whose columns have been told apart: see `read`."""
         key, parent = self._text(fields, self.key), self._text(fields, self.parent)
         if key is None:
             raise RowError(f"{self.table}: {self.key} is null")

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import msgspec
 import psycopg
 
 from ssmd_core.clock import Clock
 from ssmd_core.db.connect import DatabaseError, connect, now_of
 from ssmd_core.db.values import RowEncoder, text_session
-from ssmd_stream.cache.layout import CONDITIONS, TOKENS, Place
+from ssmd_stream.cache.layout import CONDITIONS, PLACES, TOKENS, Place
 
 ANSWER_S = 60.0  # a Postgres that has gone silent must not stop the cache for ever
 PORTION = 1000  # rows in memory at a time: about 1.2 MB of markets
+
+
+# One JSON object: table to column to type.
+_COLUMNS = f"""
+    SELECT json_object_agg(name, columns ORDER BY name) FROM (
+      SELECT relname AS name, json_object_agg(attname, format_type(atttypid, atttypmod) ORDER BY attname) AS columns
+      FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+      WHERE attrelid = ANY ('{{{",".join(PLACES)}}}'::regclass[]) AND attnum > 0 AND NOT attisdropped
+      GROUP BY relname) found"""
+_decode = msgspec.json.Decoder(dict[str, dict[str, str]]).decode
+
+
+class Columns(NamedTuple):
+    """The columns of the cache's tables.
+
+    Attributes:
+        names: by table.
+        fingerprint: of names and types; other columns have another.
+    """
+
+    names: Mapping[str, frozenset[str]]
+    fingerprint: str
 
 
 class Snapshot(NamedTuple):
@@ -24,10 +48,12 @@ class Snapshot(NamedTuple):
     Attributes:
         text: `pg_current_snapshot()`.
         lsn: a position of the WAL, read after the snapshot was taken.
+        columns: of the tables.
     """
 
     text: str
     lsn: str
+    columns: Columns
 
 
 class Source:
@@ -56,6 +82,15 @@ class Source:
                 encoder = RowEncoder.of(cursor.description or ())
                 return [encoder.row(row) for row in await cursor.fetchall()]
 
+    async def columns(self) -> Columns:
+        """The columns that the tables have now.
+
+        Raises:
+            DatabaseError, TimeoutError: see `rows`.
+        """
+        async with self._session() as connection, asyncio.timeout(ANSWER_S):
+            return await _columns(connection)
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Reading]:
         """All tables as of one moment.
@@ -68,7 +103,8 @@ class Source:
             # A statement each: what the first one sees was committed before the second reads the position.
             text = await _one(connection, "SELECT pg_current_snapshot()::text")
             lsn = await _one(connection, "SELECT pg_current_wal_insert_lsn()::text")
-            yield Reading(connection, Snapshot(text, lsn), self._clock)
+            columns = await _columns(connection)
+            yield Reading(connection, Snapshot(text, lsn, columns), self._clock)
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -112,6 +148,12 @@ class Reading:
                     return
                 encoder = encoder or RowEncoder.of(cursor.description or ())
                 yield [encoder.row(row) for row in found]
+
+
+async def _columns(connection: psycopg.AsyncConnection[Any]) -> Columns:
+    text = await _one(connection, _COLUMNS)
+    names = {table: frozenset(types) for table, types in _decode(text).items()}
+    return Columns(names, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 async def _one(connection: psycopg.AsyncConnection[Any], query: str) -> str:

@@ -15,11 +15,12 @@ from prometheus_client.registry import Collector
 from ssmd_stream.cache.apply import POISON_REASONS
 from ssmd_stream.cache.layout import PLACES
 from ssmd_stream.cdc.consume import Op
+from ssmd_stream.cdc.watch import CdcWatch
 from ssmd_stream.health import Health
 
 #: Why the cache was built anew: nothing there, lost while this process watched, another layout, changes missing from
-#: the stream, keys of another type.
-WARM_REASONS = ("empty", "flushed", "layout", "gap", "damaged")
+#: the stream, keys of another type, rows evicted by Redis, columns added to or dropped from the tables.
+WARM_REASONS = ("empty", "flushed", "layout", "gap", "damaged", "evicted", "columns")
 BEHIND_S = 60.0  # a cache that shows what was true so long ago is not ready
 
 
@@ -28,7 +29,9 @@ class CacheStats:
     """Counts since the start of the process.
 
     Attributes:
+        cdc: whether CDC runs.
         problem: why nothing can be done now; "" if something can.
+        memory: how Redis may lose rows; "" if it may not.
         waiting: what is waited for while all is well; "" if nothing is.
         ready: whether the cache is whole, follows, and has caught up since it began to.
         sequence: last one applied.
@@ -45,7 +48,9 @@ class CacheStats:
         interruptions: times that a server was lost.
     """
 
+    cdc: CdcWatch
     problem: str = "not started"
+    memory: str = ""
     waiting: str = ""
     ready: bool = False
     sequence: int = 0
@@ -75,10 +80,11 @@ class CacheStats:
         """For /health and /ready: well without a problem; ready if whole and less than `BEHIND_S` behind."""
         lag_s = self.lag_s()
         behind = f"{lag_s:.0f} s behind" if lag_s > BEHIND_S else ""
-        ready = self.ready and not self.problem and not behind
+        problem = "; ".join(filter(None, (self.problem, self.memory, self.cdc.problem())))
+        ready = self.ready and not problem and not behind
         body = {
-            "status": "bad" if self.problem else "ok",
-            "reason": self.problem or self.waiting or behind,
+            "status": "bad" if problem else "ok",
+            "reason": problem or self.waiting or behind,
             "ready": ready,
             "sequence": self.sequence,
             "pending": self.pending,
@@ -86,7 +92,7 @@ class CacheStats:
             "rows": self.rows,
             "warm_ups": dict(self.warm_ups),
         }
-        return Health(ok=not self.problem, ready=ready, body=body)
+        return Health(ok=not problem, ready=ready, body=body)
 
 
 class CacheCollector(Collector):
@@ -125,6 +131,7 @@ class CacheCollector(Collector):
             ("ssmd_cache_lag_messages", "Changes in the stream that are not applied", stats.pending),
             ("ssmd_cache_lag_seconds", "Age of the last change applied while others wait", stats.lag_s()),
             ("ssmd_cache_warm_up_seconds", "Duration of the last warm-up", stats.warm_up_s),
-            ("ssmd_cache_ready", "Whether the cache is whole and follows", stats.ready and not stats.problem),
+            ("ssmd_cache_cdc_silent_seconds", "Since CDC was heard of", stats.cdc.silent_s),
+            ("ssmd_cache_ready", "1 if /ready answers 200", stats.health().ready),
         ):
             yield GaugeMetricFamily(name, text, value=gauge)

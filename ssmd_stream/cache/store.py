@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import redis.asyncio as redis
@@ -65,6 +65,8 @@ class State:
         seq: last sequence of the CDC stream that has been applied.
         snapshot: `pg_current_snapshot()` of the warm-up: what it has seen already; "" once CDC is past it.
         snapshot_lsn: a position of the WAL before which all that the snapshot has seen was committed.
+        columns: fingerprint of the tables' columns in the warm-up.
+        evicted: keys that Redis had evicted when the warm-up began, see `Evictions`.
     """
 
     run: str
@@ -73,6 +75,8 @@ class State:
     seq: int = 0
     snapshot: str = ""
     snapshot_lsn: str = ""
+    columns: str = ""
+    evicted: int = 0
 
     def fields(self) -> Hash:
         """As they stand in Redis."""
@@ -83,6 +87,8 @@ class State:
             "seq": str(self.seq),
             "snapshot": self.snapshot,
             "snapshot_lsn": self.snapshot_lsn,
+            "columns": self.columns,
+            "evicted": str(self.evicted),
         }
 
     @classmethod
@@ -97,9 +103,23 @@ class State:
                 seq=int(texts["seq"]),
                 snapshot=texts["snapshot"],
                 snapshot_lsn=texts["snapshot_lsn"],
+                columns=texts["columns"],
+                evicted=int(texts["evicted"]),
             )
         except (KeyError, ValueError):
             return None
+
+
+class Evictions(NamedTuple):
+    """Keys that Redis removed, or may remove, for want of memory.
+
+    Attributes:
+        policy: by which it may remove rows; "" if it may not.
+        keys: removed since the server started; 0 where only keys that expire can go: of ours, the lease.
+    """
+
+    policy: str
+    keys: int
 
 
 def text(value: Any) -> str:
@@ -256,11 +276,17 @@ class Store:
             async with self.transaction() as pipe:
                 pipe.unlink(*keys)
 
-    async def memory_policy(self) -> str:
-        """`maxmemory_policy` if the server has a memory limit and may evict keys, else ""; some servers do not tell."""
+    async def evictions(self) -> Evictions:
+        """What Redis says of evictions; nothing where it does not answer such questions.
+
+        Raises:
+            RedisError: Redis cannot be reached.
+        """
         try:
             memory: dict[str, Any] = await self.redis.info("memory")
+            stats: dict[str, Any] = await self.redis.info("stats")
         except ResponseError:
-            return ""
+            return Evictions("", 0)
         policy = str(memory.get("maxmemory_policy", "noeviction"))
-        return policy if memory.get("maxmemory") and policy != "noeviction" else ""
+        may = policy if memory.get("maxmemory") and policy.startswith("allkeys") else ""
+        return Evictions(may, 0 if policy.startswith("volatile") else int(stats.get("evicted_keys", 0)))

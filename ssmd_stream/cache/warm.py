@@ -27,7 +27,7 @@ import structlog
 from ssmd_stream.cache import layout
 from ssmd_stream.cache.apply import Id, member
 from ssmd_stream.cache.layout import PLACES, SERIES, Hash, Place, RowError, temporary, unescape
-from ssmd_stream.cache.source import Source
+from ssmd_stream.cache.source import Columns, Source
 from ssmd_stream.cache.store import State, Store
 
 log = structlog.get_logger()
@@ -44,12 +44,14 @@ class WarmUp:
         broken: rows that are not what their table holds, left out.
         removed_keys: live keys that stood for nothing any more.
         seconds: how long it took.
+        columns: of the tables as they were read; None until the end.
     """
 
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PLACES, 0))
     broken: int = 0
     removed_keys: int = 0
     seconds: float = 0.0
+    columns: Columns | None = None
 
 
 async def warm(store: Store, source: Source, *, created: str, seq: int) -> WarmUp:
@@ -66,6 +68,7 @@ async def warm(store: Store, source: Source, *, created: str, seq: int) -> WarmU
     """
     started_s = time.monotonic()
     done = WarmUp()
+    evicted = (await store.evictions()).keys  # before: what goes during the warm-up is missing after it
     async for keys in store.scan(f"{layout.PREFIX}*{layout.TEMPORARY}*"):  # left by one that did not end
         await store.unlink(keys)
     builder = _Builder(store, done)
@@ -86,7 +89,9 @@ async def warm(store: Store, source: Source, *, created: str, seq: int) -> WarmU
         await store.unlink(stale)
         done.removed_keys += len(stale)
     snapshot = reading.snapshot
-    state = State(store.run, layout.VERSION, created, seq, snapshot.text, snapshot.lsn)
+    done.columns = snapshot.columns
+    fingerprint = snapshot.columns.fingerprint
+    state = State(store.run, layout.VERSION, created, seq, snapshot.text, snapshot.lsn, fingerprint, evicted)
     async with store.transaction(state) as pipe:
         for key in builder.indexes:
             pipe.rename(temporary(key, store.run), key)

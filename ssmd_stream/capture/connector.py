@@ -46,6 +46,7 @@ _MIN_TICK_S = 0.25
 # The security master or its changes may be away for so long before /health says so.
 _SECMASTER_GRACE_S = 30.0
 _SOCKETS_S = 4.0
+_CANCELLED_S = 1.0
 # Ticks alone bring an acknowledgement every five seconds.
 _ACK_PATIENCE_S = 30.0
 
@@ -187,7 +188,9 @@ class Connector:
             await asyncio.wait(closing, timeout=min(_SOCKETS_S, self._options.drain_timeout_s / 2))
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            # A database that has gone silent holds its task for 10 s; draining does not wait for it.
+            await asyncio.wait(tasks, timeout=_CANCELLED_S)
         if self._own is not None:
             self._own.close(reason="connector stops", code=self._exit_code)
         drained = True
@@ -359,6 +362,7 @@ class Connector:
             change_lag_s=follower.lag_s if follower else 0.0,
             read_age_s=(follower.read_age_s if follower else None) or 0.0,
             bad_changes=follower.bad_rows if follower else 0,
+            cdc_silent_s=follower.cdc.silent_s if follower else 0.0,
         )
 
     # -- health, pressure

@@ -54,6 +54,7 @@ class Subscriptions(NamedTuple):
         change_lag_s: from commit to arrival of the last change.
         read_age_s: since the security master was read.
         bad_changes: changes that could not be understood.
+        cdc_silent_s: since CDC was heard of.
     """
 
     wanted: int
@@ -65,6 +66,7 @@ class Subscriptions(NamedTuple):
     change_lag_s: float
     read_age_s: float
     bad_changes: int
+    cdc_silent_s: float
 
 
 class ConnectorCollector(Collector):
@@ -176,6 +178,7 @@ class ConnectorCollector(Collector):
             "changes_pending": ("Changes of the security master not yet read", subscriptions.pending_changes),
             "change_lag_seconds": ("Commit to arrival of the last change", subscriptions.change_lag_s),
             "secmaster_age_seconds": ("Since the security master was read", subscriptions.read_age_s),
+            "cdc_silent_seconds": ("Since CDC was heard of", subscriptions.cdc_silent_s),
             "shards_total": ("Shards", len(self._shards())),
             "healthy": ("1 if /health answers 200", int(self._healthy())),
             "nats_connected": ("1 while batches can go to NATS", int(stats.connected)),

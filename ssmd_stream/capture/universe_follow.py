@@ -2,7 +2,7 @@
 
 Nothing is skipped by log position. The feed of changes starts two minutes before the first read, and what has come in
 the seconds before and during a read is applied once more after it: a commit can be told a moment before a new snapshot
-shows it. Applying twice changes nothing.
+shows it. Applying twice changes nothing. While CDC is not heard of, the database is read every ten seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ssmd_core.settings import Settings
 from ssmd_stream.capture.universe import Change, Row, RowError, Universe
 from ssmd_stream.capture.universe_rows import read_rows
 from ssmd_stream.cdc import consume
+from ssmd_stream.cdc.watch import CdcWatch
 
 log = structlog.get_logger()
 
@@ -32,6 +33,8 @@ OVERLAP_S = 120
 # What is changed together is subscribed together; the venue's commands are fewer and nobody waits for it.
 _GATHER_S = 0.2
 _RECENT_S = 5.0
+# Rows kept for a read at most, about 35 MB. If there are more, the oldest go and another read follows.
+_RECENT_MOST = 50_000
 # A market whose event is not known: the event's change is on its way, or else the database is asked.
 _WAITING_PATIENCE_S = 2.0
 _READ_SPACING_S = 10.0
@@ -56,6 +59,7 @@ class Follower:
         healed: instruments whose state a later read had to correct.
         bad_rows: changes that could not be understood; each brings a read of the database.
         lag_s: from commit to arrival of the last change.
+        cdc: whether CDC runs.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Follower:
         self.healed = 0
         self.bad_rows = 0
         self.lag_s = 0.0
+        self.cdc = CdcWatch(settings.nats_url, name=name)
         self._settings = settings
         self._name = name
         self._reconcile_s = reconcile_s
@@ -97,6 +102,7 @@ class Follower:
             tasks.create_task(self._follow())
             tasks.create_task(self._read_again_and_again())
             tasks.create_task(self._settle_when_due())
+            tasks.create_task(self.cdc.run())
 
     # -- what health and metrics read
 
@@ -116,9 +122,13 @@ class Follower:
         problems = []
         if self._database_bad_since_s is not None and now_s - self._database_bad_since_s > grace_s:
             problems.append(f"security master not read: {self._database_problem}")
+        elif self.read_age_s is not None and self.read_age_s > self._reconcile_s + grace_s:
+            problems.append(f"security master not read for {self.read_age_s:.0f} s")
         if self._feed_bad_since_s is not None and now_s - self._feed_bad_since_s > grace_s:
             reason = self._feed.problem if self._feed is not None else ""
             problems.append(f"changes of the security master do not come: {reason or 'connecting'}")
+        elif problem := self.cdc.problem():
+            problems.append(problem)
         return "; ".join(problems)
 
     # -- change events
@@ -157,17 +167,21 @@ class Follower:
             self._recent[row.table, row.key] = (now_s, row)
             if self.loaded:
                 self._apply(row)
-        if not self._reading:
-            self._forget()
+        self._forget()
         committed_s = datetime.fromisoformat(changes[-1].commit_ts).timestamp()
         self.lag_s = max(time.time() - committed_s, 0.0)
         self._dirty.set()
 
     def _forget(self) -> None:
-        oldest_s = time.monotonic() - _RECENT_S
-        old = itertools.takewhile(lambda item: item[1][0] < oldest_s, self._recent.items())
-        for place in [place for place, _ in old]:
-            del self._recent[place]
+        if not self._reading:
+            oldest_s = time.monotonic() - _RECENT_S
+            old = itertools.takewhile(lambda item: item[1][0] < oldest_s, self._recent.items())
+            for place in [place for place, _ in old]:
+                del self._recent[place]
+        if (excess := len(self._recent) - _RECENT_MOST) > 0:
+            for place in list(itertools.islice(self._recent, excess)):
+                del self._recent[place]
+            self._read_now.set()
 
     def _apply(self, row: Row) -> None:
         try:
@@ -253,6 +267,8 @@ class Follower:
                 continue
             self._dirty.clear()
             self._settle()
+            if self.cdc.late:
+                self._read_now.set()
             if self.universe.waiting <= self._hopeless:
                 waiting_since_s = None
             elif waiting_since_s is None:

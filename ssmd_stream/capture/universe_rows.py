@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from ssmd_stream.capture.universe import Row, Universe
 # Applied between two looks at the sockets: 500 rows take about 2 ms.
 _ROWS_AT_ONCE = 500
 STATEMENT_TIMEOUT_S = 60
+# All of it: a server or a network that has gone silent ends no statement.
+READ_TIMEOUT_S = 90.0
 
 # Events and conditions that are not active yet are read as well: when they become so, a change event tells of their
 # own row only. Deleted series still describe the markets that are left.
@@ -46,9 +49,17 @@ async def read_rows(database_url: str, universe: Universe, *, name: str, clock: 
 
     Raises:
         ConfigError: the URL is none of Postgres's.
-        DatabaseError: Postgres cannot be reached, or refused.
+        DatabaseError: Postgres cannot be reached, refused, or has not sent everything within `READ_TIMEOUT_S`.
         RowError: a row is not what its table holds.
     """
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            await _read(database_url, universe, name=name, clock=clock)
+    except TimeoutError as error:
+        raise DatabaseError(f"Postgres: not read within {READ_TIMEOUT_S:.0f} s") from error
+
+
+async def _read(database_url: str, universe: Universe, *, name: str, clock: Clock) -> None:
     connection = await connect(database_url, name=name, clock=clock)
     try:
         await connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")

@@ -7,9 +7,10 @@
 In commit order, each once, from a sequence or a time on, for ever: what breaks is made again behind the scenes. Only
 what cannot be mended is raised: `ChangesLostError` says that changes are gone and the tables must be read again.
 
-To start without a gap: `last_seq` first, then read the tables, then follow from that sequence. What changed in between
-comes twice, the second time as an event, and events say everything of a row: apply insert and update alike, as a row
-to put in the place of the one before. Columns in `unchanged` keep their value and are not in `data`.
+To start without a gap: the stream's last sequence first (`jetstream.stream_state`), then read the tables, then follow
+from that sequence. What changed in between comes twice, the second time as an event, and events say everything of a
+row: apply insert and update alike, as a row to put in the place of the one before. Columns in `unchanged` keep their
+value and are not in `data`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import msgspec
 import nats.errors
@@ -97,35 +98,6 @@ class Change(msgspec.Struct, frozen=True):
 
 
 _DECODER = msgspec.json.Decoder(Change)
-
-
-class StreamEnd(NamedTuple):
-    """The stream's state.
-
-    Attributes:
-        last_seq: last sequence given out; 0 if nothing was ever published.
-        created: when the stream was made; another stream of the same name has another.
-    """
-
-    last_seq: int
-    created: str
-
-
-async def last_seq(nats_url: str) -> StreamEnd:
-    """Where the stream ends now. Ask before reading the tables, then follow with both values.
-
-    Raises:
-        ConnectionError: NATS cannot be reached.
-        SsmdError: there is no such stream (CDC has never run), or no answer.
-    """
-    client = await jetstream.connect(nats_url, name="ssmd-cdc-end", reconnect=False)
-    try:
-        state = await jetstream.stream_state(client, STREAM)
-    except (nats.errors.Error, TimeoutError) as error:
-        raise SsmdError(f"NATS: {STREAM}: {error or type(error).__name__}") from error
-    finally:
-        await jetstream.abort(client)
-    return StreamEnd(state.last_seq, state.created)
 
 
 class _Interrupted(Exception):
@@ -296,11 +268,20 @@ class ChangeFeed:
             if time.monotonic() - self._heard_s > SILENCE_S:
                 raise _Interrupted(f"nothing heard from NATS for {SILENCE_S:.0f} s")
         arrived, self._arrived = self._arrived, []
-        changes = [self._decode(seq, payload) for seq, headers, payload in arrived if self._is_new(headers)]
+        changes = [self.decode(seq, payload) for seq, headers, payload in arrived if self._is_new(headers)]
         self._seq = arrived[-1][0] if arrived else self._seq
         return changes
 
-    def _decode(self, seq: int, payload: bytes) -> Change:
+    def decode(self, seq: int, payload: bytes) -> Change:
+        """One message. To be overridden by who would rather do something else with one that is not a change.
+
+        Args:
+            seq: of the message in the stream.
+            payload: its body.
+
+        Raises:
+            ChangeError, RecursionError: it is not a change; `batches` passes that on.
+        """
         try:
             change = _DECODER.decode(payload)
         except msgspec.DecodeError as error:

@@ -17,7 +17,7 @@ from ssmd_core.errors import ConfigError, PublishError, SsmdError, StreamMismatc
 from ssmd_core.settings import Settings
 from ssmd_stream.cdc.errors import LinkLostError, ReplicationError, ResnapshotNeededError, SlotBusyError
 from ssmd_stream.cdc.names import SLOT, is_slot_name
-from ssmd_stream.cdc.session import Pace, Session
+from ssmd_stream.cdc.session import BACKOFF_S, Pace, Session
 from ssmd_stream.cdc.stats import CdcCollector, CdcStats
 from ssmd_stream.health import HealthServer
 from ssmd_stream.jetstream import ApiError
@@ -28,7 +28,6 @@ EXIT_STOPPED = 0
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 EXIT_RESNAPSHOT = 4
-BACKOFF_S = (0.1, 5.0)
 #: A reason that does not change is logged again after so long.
 REPEAT_LOG_S = 60.0
 
@@ -102,9 +101,11 @@ async def keep_streaming(options: CdcOptions, settings: Settings, stats: CdcStat
     """
     backoff_s, most_s = BACKOFF_S
     logged, logged_s = "", 0.0
+    doubtful = False
     while not stop.is_set():
-        sessions = stats.sessions
-        session = Session(options.slot, settings.nats_url, settings.database_url, stats, options.pace)
+        session = Session(
+            options.slot, settings.nats_url, settings.database_url, stats, options.pace, doubtful=doubtful
+        )
         try:
             await session.run(stop)
         except _AGAIN as error:
@@ -119,7 +120,8 @@ async def keep_streaming(options: CdcOptions, settings: Settings, stats: CdcStat
             if reason != logged or now_s - logged_s > REPEAT_LOG_S:
                 log.error("cdc_interrupted", reason=reason)
                 logged, logged_s = reason, now_s
-        if stats.sessions > sessions:
+        doubtful = not session.proven and (session.streamed or doubtful)
+        if session.proven:
             backoff_s = BACKOFF_S[0]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), backoff_s)

@@ -12,8 +12,12 @@ class ResnapshotNeededError(SsmdError):
         super().__init__(f"{reason}. Run `ssmd cdc resnapshot`: it makes a new slot and publishes what differs")
 
 
+class RewoundError(ResnapshotNeededError):
+    """Postgres does not hold what it once sent: an older copy of its data was restored, or a standby that lagged."""
+
+
 class SlotBusyError(SsmdError):
-    """Another process reads from the slot."""
+    """Another process reads from the slot, or is making it."""
 
 
 class ReplicationError(SsmdError):

@@ -20,6 +20,8 @@ PUBLICATION = "ssmd_cdc_pub"
 #: How far back the stream reaches unless somebody made it with another limit: a consumer that was away for longer has
 #: to read the tables again.
 MAX_AGE_S = 7 * 24 * 3600.0
+#: While CDC streams, its record (`stream.read_record`, `Record.at`) is at most so old.
+RECORD_EVERY_S = 10.0
 
 _SLOT = re.compile(r"[a-z0-9_]{1,63}\Z")
 _ID = re.compile(r"([a-z0-9_]{1,63}):([0-9A-F]{1,8})/([0-9A-F]{1,8}):([0-9]{1,18})\Z")

@@ -7,6 +7,9 @@ by itself, which must not happen before the position is on record, and takes a t
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import structlog
-from psycopg import pq
+from psycopg import generators, pq
 from psycopg.conninfo import make_conninfo
 
 from ssmd_core.db.connect import CONNECT_TIMEOUT_S, check_url
@@ -45,11 +48,23 @@ class Snapshot(NamedTuple):
     name: str
 
 
+def hang_up(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Make whoever waits for an answer on a connection fail at once.
+
+    Not by cancelling: psycopg then asks the server to cancel the query, and gives one that hangs ten seconds for it.
+    """
+    # Without a connection there is no socket, and nobody waits.
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as same:
+        same.shutdown(socket.SHUT_RDWR)
+
+
 class Replication:
     """One replication connection. Not for several tasks at once."""
 
-    def __init__(self, connection: pq.abc.PGconn) -> None:
-        self._connection = connection
+    def __init__(self, owner: psycopg.AsyncConnection[Any]) -> None:
+        self._owner = owner
+        self._connection = owner.pgconn
+        self._armed_socket = -1
         self._sent_at = 0.0
         self._received = 0
         self._armed = False
@@ -75,12 +90,15 @@ class Replication:
             keepalives_interval=5,
             keepalives_count=3,
         )
-        connection = await asyncio.to_thread(pq.PGconn.connect, conninfo.encode())
-        if connection.status != pq.ConnStatus.OK:
-            reason = connection.get_error_message()
-            connection.finish()
-            raise ReplicationError(f"Postgres: {reason.strip()}")
-        return cls(connection)
+        try:
+            return cls(await psycopg.AsyncConnection.connect(conninfo, autocommit=True))
+        except psycopg.Error as error:
+            raise ReplicationError(f"Postgres: {str(error).strip()}") from error
+
+    @property
+    def pid(self) -> int:
+        """Of the server process at the other end."""
+        return self._connection.backend_pid
 
     def close(self) -> None:
         """End the connection."""
@@ -89,6 +107,8 @@ class Replication:
 
     async def create_slot(self, slot: str) -> Snapshot:
         """Make a slot and export the snapshot at which it begins; waits for transactions that are under way.
+
+        If the task is cancelled, so is the command, and what there was of the slot is gone.
 
         Raises:
             ReplicationError: Postgres refused.
@@ -112,7 +132,6 @@ class Replication:
             if error.sqlstate == _OBJECT_IN_USE:
                 raise SlotBusyError(str(error)) from error
             raise
-        self._connection.nonblocking = 1
 
     def read(self, most: int) -> list[memoryview]:
         """XLogData messages that have arrived, headers and all; at most so many, and never waits.
@@ -187,13 +206,14 @@ class Replication:
         """Call `wake` once, as soon as something has arrived."""
         if not self._armed:
             self._armed = True
-            asyncio.get_running_loop().add_reader(self._connection.socket, self._on_readable, wake)
+            self._armed_socket = self._connection.socket  # a connection that died does not tell it any more
+            asyncio.get_running_loop().add_reader(self._armed_socket, self._on_readable, wake)
 
     def disarm(self) -> None:
         """Take back `arm`."""
         if self._armed:
             self._armed = False
-            asyncio.get_running_loop().remove_reader(self._connection.socket)
+            asyncio.get_running_loop().remove_reader(self._armed_socket)
 
     def _on_readable(self, wake: Callable[[], None]) -> None:
         self.disarm()
@@ -201,7 +221,8 @@ class Replication:
 
     async def _run(self, command: str, wanted: int = pq.ExecStatus.TUPLES_OK) -> Any:
         try:
-            result = await asyncio.to_thread(self._connection.exec_, command.encode())
+            self._connection.send_query(command.encode())
+            result = (await self._owner.wait(generators.execute(self._connection)))[-1]
         except psycopg.Error as error:
             raise ReplicationError(f"Postgres: {str(error).strip()}") from error
         if result.status != wanted:

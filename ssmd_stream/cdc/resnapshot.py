@@ -10,9 +10,11 @@ The stream forgets (`MAX_AGE_S`), so a row of which it holds no event is one of 
   came before CDC began, and followers know it from there or from reading the tables. It is left alone (`aged_out`).
 - It is later, or no such time is known: it is published as an insert (`lost`).
 
-That time is the earlier of two, less `MARGIN`: when the stream's first event was committed, and when CDC last wrote its
-record. A row's `updated_at` is when it was written, which is before its commit: a transaction may be open for `MARGIN`.
-No such time is known if there is no record, or it speaks of another stream or another database cluster.
+That time is the earlier of two, less `MARGIN`: when the stream's first event was committed, and the time on record up
+to which the stream holds all (`Record.known_at`). A row's `updated_at` is when it was written, which is before its
+commit: a transaction may be open for `MARGIN`.
+No such time is known if there is no record, if it speaks of another stream or another database cluster, or if Postgres
+went back in time.
 
 A row that was deleted outright, and whose last event has aged out, leaves no trace but in the table's history: from
 there its delete is published if it became known after that time.
@@ -44,7 +46,7 @@ from ssmd_stream.cdc import slot as slots
 from ssmd_stream.cdc.changes import resnapshot_event
 from ssmd_stream.cdc.consume import ChangeError
 from ssmd_stream.cdc.errors import SlotBusyError
-from ssmd_stream.cdc.names import STREAM, Position, lsn_text
+from ssmd_stream.cdc.names import STREAM, Position, lsn_text, parse_lsn
 from ssmd_stream.cdc.publish import ChangePublisher
 from ssmd_stream.cdc.replication import Replication
 from ssmd_stream.cdc.rows import EncodedRow
@@ -166,19 +168,23 @@ async def resnapshot(slot: str, nats_url: str, database_url: str) -> ResnapshotR
         server = await slots.read_server(connection)
         found = await slots.read_slot(connection, slot)
         if found is not None and found.active_pid is not None:
-            raise SlotBusyError(
-                f"slot {slot} is in use by server process {found.active_pid}: stop `ssmd cdc run` first"
-            )
+            busy = f"in use by server process {found.active_pid}: stop `ssmd cdc run` first"
+            if found.confirmed is None:
+                busy = f"being made by server process {found.active_pid}: stop that, or what it waits for"
+            raise SlotBusyError(f"slot {slot} is {busy}")
         record = await read_record(client, slot)
         tail = await read_tail(client)
         # The old record's time and identity are kept: a second attempt needs them too.
         unfinished = record or Record("resnapshot", slot, "", "", 0)
+        if server.end_lsn < parse_lsn(unfinished.lsn):  # Postgres went back in time: see `RewoundError`
+            unfinished = msgspec.structs.replace(unfinished, known_at=None)
         await write_record(client, msgspec.structs.replace(unfinished, phase="resnapshot"))
         if found is not None:
-            await connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+            await slots.drop_slot(connection, slot)
         replication = await Replication.connect(database_url)
         stack.callback(replication.close)
-        snapshot = await replication.create_slot(slot)
+        known_at = datetime.now(UTC)
+        snapshot = await slots.create_slot(replication, connection, slot)
 
         fold = _Fold()
         async for seq, message in jetstream.read_stored(client, STREAM, after_seq=0):
@@ -187,7 +193,7 @@ async def resnapshot(slot: str, nats_url: str, database_url: str) -> ResnapshotR
             tail.created,
             server.system_id,
         )
-        known_until = _known_until(record.at, fold.first_commit) if record is not None and same_places else None
+        known_until = _known_until(unfinished.known_at, fold.first_commit) if same_places else None
         work = _Resnapshot(client, connection, slot, snapshot.lsn, tail, fold, known_until)
         await work.publisher.open()
         tables = await work.compare(snapshot.name)
@@ -203,7 +209,8 @@ async def resnapshot(slot: str, nats_url: str, database_url: str) -> ResnapshotR
                 from_seq=publisher.last_seq,
                 lsn=lsn_text(snapshot.lsn),
                 seq=publisher.last_seq,
-                at=_now(),
+                known_at=known_at,
+                publication=server.publication,
             ),
         )
     report = ResnapshotReport(slot, lsn_text(snapshot.lsn), fold.events, publisher.added, None, tables)
@@ -213,10 +220,10 @@ async def resnapshot(slot: str, nats_url: str, database_url: str) -> ResnapshotR
     return report
 
 
-def _known_until(recorded_at: str, first_commit: str) -> datetime | None:
-    if not recorded_at:
+def _known_until(known_at: datetime | None, first_commit: str) -> datetime | None:
+    if known_at is None:
         return None
-    return min(datetime.fromisoformat(text) for text in (recorded_at, first_commit or recorded_at)) - MARGIN
+    return min(known_at, datetime.fromisoformat(first_commit) if first_commit else known_at) - MARGIN
 
 
 class _Resnapshot:

@@ -29,8 +29,8 @@ class CdcStats:
     Attributes:
         tables: published tables.
         stored: events acknowledged by JetStream, by subject.
-        transactions: transactions of which every event was acknowledged.
-        skipped: events that came again and were in the stream already.
+        transactions: transactions whose last event was acknowledged; those that came again are not among them.
+        skipped: changes that came again and were in the stream already.
         batches: batches acknowledged.
         sessions: times that streaming began; each but the first is a reconnection.
         unacknowledged: events read and not acknowledged (gauge).
@@ -65,6 +65,11 @@ class CdcStats:
     def lag_s(self) -> float:
         """Age of the oldest commit that was read and is not yet in the stream; 0 if there is none."""
         return max(0.0, time.time() - self.oldest_us / 1e6) if self.oldest_us else 0.0
+
+    def all_well(self) -> None:
+        """Both servers can be used."""
+        self.nats_away_s = self.postgres_away_s = None
+        self.problem = ""
 
     def health(self) -> Health:
         """What /health and /ready say."""

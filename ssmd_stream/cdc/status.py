@@ -10,7 +10,7 @@ import msgspec
 from ssmd_core.db import connect as db
 from ssmd_stream import jetstream
 from ssmd_stream.cdc import slot as slots
-from ssmd_stream.cdc.errors import ResnapshotNeededError
+from ssmd_stream.cdc.errors import ResnapshotNeededError, SlotBusyError
 from ssmd_stream.cdc.names import STREAM, lsn_text
 from ssmd_stream.cdc.stream import read_record, read_tail
 
@@ -38,14 +38,15 @@ async def cdc_status(slot: str, nats_url: str, database_url: str) -> dict[str, A
             slots.resume_after(slot, server, found, record, tail)
         except jetstream.ApiError as error:
             problem = f"CDC has not run here: {error}"
-        except ResnapshotNeededError as error:
+        except (ResnapshotNeededError, SlotBusyError) as error:
             problem = str(error)
+    confirmed = found.confirmed if found is not None else None
     return {
         "slot": slot,
         "running": found is not None and found.active_pid is not None,
         "problem": problem,
-        "confirmed_lsn": found and lsn_text(found.confirmed),
-        "lag_bytes": found and server.end_lsn - found.confirmed,
+        "confirmed_lsn": None if confirmed is None else lsn_text(confirmed),
+        "lag_bytes": None if confirmed is None else server.end_lsn - confirmed,
         "keep_bytes": server.keep_bytes,
         "stream": tail and {"name": STREAM, **tail._asdict()},
         "record": record and msgspec.to_builtins(record),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ from nats.aio.client import Client
 
 from ssmd_core.clock import NS_PER_S
 from ssmd_core.errors import PublishError, StreamMismatchError
-from ssmd_stream.cdc.names import MAX_AGE_S, STATE_STREAM, STATE_SUBJECTS, STREAM, SUBJECTS
+from ssmd_stream.cdc.names import MAX_AGE_S, SLOT, STATE_STREAM, STATE_SUBJECTS, STREAM, SUBJECTS
 from ssmd_stream.jetstream import STREAM_NOT_FOUND, ApiError, api, covers
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ class Record(msgspec.Struct, frozen=True):
     """What CDC has on record of its slot, in JetStream and not in Postgres: the two are compared at every start.
 
     Attributes:
-        phase: `creating` before the slot is made for the first time, `resnapshot` while one is under way.
+        phase: `creating` before the slot is made for the first time, `resnapshot` while one is under way or due.
         slot: its name.
         system_id: of the Postgres cluster.
         stream_created: when the stream was made.
@@ -44,7 +45,10 @@ class Record(msgspec.Struct, frozen=True):
         lsn: all that was committed before it is in the stream; Postgres may have been told so, but of nothing more.
         seq: the stream's last sequence when this was written.
         commit_lsn, ordinal: of the event at `seq`; ordinal -1 if no event has come through this slot yet.
-        at: when it was written, RFC 3339.
+        at: when it was written, UTC; `write_record` sets it. While CDC streams it is written anew at least every
+            `names.RECORD_EVERY_S`, also when nothing changed: if it is much older, CDC is dead and not merely quiet.
+        known_at: every change committed before it is in the stream; None if that is not known of any time.
+        publication: what was published when the slot was made (`slot.Server.publication`).
     """
 
     phase: Literal["creating", "running", "resnapshot"]
@@ -56,7 +60,13 @@ class Record(msgspec.Struct, frozen=True):
     seq: int = 0
     commit_lsn: str = "0/0"
     ordinal: int = -1
-    at: str = ""
+    at: datetime | None = None
+    known_at: datetime | None = None
+    publication: str = ""
+
+
+class _Committed(msgspec.Struct):
+    commit_ts: str = ""
 
 
 class Tail(NamedTuple):
@@ -66,12 +76,14 @@ class Tail(NamedTuple):
         created: when the stream was made.
         first_seq, last_seq: of the stream.
         last_id: `Nats-Msg-Id` of the message at `last_seq`, "" if it has none; None if the message is gone.
+        last_commit_ts: when its change was committed, as it says; "" if it does not, or is gone.
     """
 
     created: str
     first_seq: int
     last_seq: int
     last_id: str | None
+    last_commit_ts: str = ""
 
 
 async def ensure_streams(nc: Client) -> None:
@@ -137,11 +149,15 @@ async def read_tail(nc: Client) -> Tail:
         return tail
     headers = base64.b64decode(message.get("hdrs") or "").decode(errors="replace")
     ids = [line.partition(":")[2].strip() for line in headers.split("\r\n") if line.startswith("Nats-Msg-Id:")]
-    return tail._replace(last_id=ids[0] if ids else "")
+    try:
+        committed = msgspec.json.decode(base64.b64decode(message.get("data") or ""), type=_Committed)
+    except msgspec.DecodeError:  # a stranger's: the id tells
+        committed = _Committed()
+    return tail._replace(last_id=ids[0] if ids else "", last_commit_ts=committed.commit_ts)
 
 
-async def read_record(nc: Client, slot: str) -> Record | None:
-    """What is on record of a slot; None if nothing is.
+async def read_record(nc: Client, slot: str = SLOT) -> Record | None:
+    """What is on record of a slot; None if nothing is. `Record.at` tells whether CDC is alive.
 
     Raises:
         StreamMismatchError: what is there is not a record.
@@ -157,16 +173,21 @@ async def read_record(nc: Client, slot: str) -> Record | None:
         raise StreamMismatchError(f"{STATE_STREAM} holds for {slot}: {data[:200]!r}: {error}") from error
 
 
-async def write_record(nc: Client, record: Record) -> None:
+async def write_record(nc: Client, record: Record) -> Record:
     """Put on record, durably: JetStream has answered when this returns.
+
+    Returns:
+        What is on record: the same, written now.
 
     Raises:
         ApiError, NatsError: it may or may not be on record.
     """
+    record = msgspec.structs.replace(record, at=datetime.now(UTC))
     answer = await nc.request(_state_subject(record.slot), msgspec.json.encode(record), timeout=5.0)
     body = msgspec.json.decode(answer.data)
     if error := body.get("error"):
         raise ApiError(STATE_STREAM, error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
+    return record
 
 
 def _state_subject(slot: str) -> str:
