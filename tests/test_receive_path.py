@@ -73,7 +73,7 @@ async def _receive(feed_name: str, frames: list[bytes]) -> tuple[list[tuple[str,
 @example(feed="polymarket", frames=[b'[{"event_type":"book","market":"0x1"},PONG]', b'[{"event_type":"book"}, 1]'])
 def test_every_message_is_published_once_and_in_order(feed: str, frames: list[bytes]) -> None:
     published, stats = asyncio.run(_receive(feed, frames))
-    own = [m for m in published if m[1].startswith(b'{"ssmd":{"event":') and '.control.' in m[0]]
+    own = [m for m in published if m[1].startswith(b'{"ssmd":{"event":') and ".control." in m[0]]
     sent = [message for frame in frames for message in split_frame(frame)]
     assert [message[1] for message in published if message not in own] == sent
     assert [stamp.ordinal for _, _, stamp in published] == list(range(len(published)))
