@@ -29,6 +29,7 @@ from ssmd_stream.cdc.consume import Change, ChangesLostError
 from ssmd_stream.cdc.names import STATE_STREAM, STATE_SUBJECTS, STREAM
 from ssmd_stream.cdc.stream import Record
 from ssmd_stream.cdc.watch import CdcWatch
+from ssmd_stream.tasks import end_tasks
 
 log = structlog.get_logger()
 
@@ -76,8 +77,7 @@ class Cache:
         try:
             await self._keep(stop)
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await end_tasks(watching)
 
     async def _keep(self, stop: asyncio.Event) -> None:
         least_s, most_s = BACKOFF_S
@@ -121,9 +121,7 @@ class Cache:
                     await self._warm_up(store, reason)
                 reason = await self._follow(store, stop, keeper)
         finally:
-            if keeper is not None:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
+            await end_tasks(keeper)
             await store.close()
 
     async def _reason(self, found: State | None, evicted: int) -> str:
@@ -237,10 +235,7 @@ class Cache:
                 log.warning("columns_changed", error=str(error))
                 return "columns"
             finally:
-                waiting = [stopping] if arrival is None else [stopping, arrival]
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
+                await end_tasks(stopping, arrival)
         return ""
 
     async def _apply(self, applier: Applier, store: Store, changes: list[Change], pending: int) -> None:

@@ -34,6 +34,7 @@ from ssmd_stream.cdc.publish import ChangePublisher
 from ssmd_stream.cdc.replication import Replication, hang_up
 from ssmd_stream.cdc.stats import CdcStats
 from ssmd_stream.cdc.stream import Record, Tail, ensure_streams, read_record, read_tail, write_record
+from ssmd_stream.tasks import end_tasks
 
 log = structlog.get_logger()
 
@@ -131,9 +132,8 @@ class Session:
                 finally:
                     self._ended.set()
                     hang_up(links.connection)
-                    if self._recording is not None:
-                        self._recording.cancel()
-                    await asyncio.gather(*filter(None, (watcher, self._recording)), return_exceptions=True)
+                    await end_tasks(self._recording)
+                    await asyncio.gather(watcher, return_exceptions=True)
             except RewoundError:
                 await self._note_rewound()
                 raise
@@ -376,7 +376,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _Links]) -> _Li
         # A server that hangs does not cancel what it does: told twice, psycopg does not wait for it.
         if not (await asyncio.wait({working}, timeout=STOP_GRACE_S / 2))[0]:
             working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        await end_tasks(working)
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from ssmd_core.errors import ConfigError, SsmdError
 from ssmd_stream.health import Health, HealthServer
+from ssmd_stream.tasks import end_tasks
 
 log = structlog.get_logger()
 
@@ -62,7 +63,7 @@ async def run_service(
     _, late = await asyncio.wait(tasks, timeout=STOP_S)
     for task in late:
         log.error("did not stop in time", child=task.get_name())
-        task.cancel()
+    await end_tasks(*late)
     codes = await asyncio.gather(*tasks, return_exceptions=True)
     exit_code = max((code if isinstance(code, int) else EXIT_FAILED for code in codes), default=EXIT_STOPPED)
     if server is not None:
