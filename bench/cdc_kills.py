@@ -64,7 +64,7 @@ async def run(changes: int = CHANGES, kills: int = KILLS) -> dict[str, Any]:
         while killed < kills and time.monotonic() - start_s < MOST_S:
             process = rig.start()
             before = await rig.last_seq()
-            await wait_for(lambda before=before: _grown(rig, before), "something new", 30.0)  # type: ignore[misc]
+            await wait_for(lambda before=before: _grown(rig, before), "something new", 30.0)  # type: ignore[misc]  # mypy cannot type a lambda with a default
             await asyncio.sleep(chance.random() * 0.1)
             process.kill()
             killed += 1

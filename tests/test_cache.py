@@ -212,7 +212,7 @@ class Rig:
 
     def rows(self, table: str, parent: str | None) -> dict[str, bytes]:
         """The rows of a parent in Redis."""
-        found: dict[bytes, bytes] = self.redis.hgetall(PLACES[table].hash_of(parent))  # type: ignore[assignment]
+        found: dict[bytes, bytes] = self.redis.hgetall(PLACES[table].hash_of(parent))  # type: ignore[assignment]  # redis-py: may be awaitable
         return {key.decode(): row for key, row in found.items()}
 
     def dump(self) -> dict[str, Any]:
@@ -523,7 +523,7 @@ async def test_keys_that_another_program_overwrote_are_built_anew(rig: Rig) -> N
             rig.redis.set(key, "x")
             if key == "secmaster:markets:KXA-1":  # nobody looks at it before something is written to it
                 await rig.publish("update", "markets", "M1")
-            await until(lambda key=key: rig.redis.type(key) in (b"hash", b"none") and cache.stats.ready)  # type: ignore[misc]
+            await until(lambda key=key: rig.redis.type(key) in (b"hash", b"none") and cache.stats.ready)  # type: ignore[misc]  # a default
         assert cache.stats.warm_ups["damaged"] == 4
         assert rig.rows("markets", "KXA-1") == {"M1": await rig.row("markets", "M1")}
 
@@ -543,7 +543,7 @@ async def test_rows_that_redis_evicted_are_built_anew_and_health_says_that_it_ma
     def evict() -> None:
         """A few of the keys that are read least: not the state."""
         rig.redis.config_set("maxmemory-samples", 64)
-        before, limit_bytes = evicted(), rig.redis.info("memory")["used_memory"]  # type: ignore[index]
+        before, limit_bytes = evicted(), rig.redis.info("memory")["used_memory"]  # type: ignore[index]  # redis-py: may be awaitable
         while evicted() == before:
             limit_bytes -= 20_000
             limit("allkeys-lfu", limit_bytes)
@@ -551,7 +551,7 @@ async def test_rows_that_redis_evicted_are_built_anew_and_health_says_that_it_ma
         limit("noeviction", 0)
 
     def evicted() -> int:
-        return int(rig.redis.info("stats")["evicted_keys"])  # type: ignore[index]
+        return int(rig.redis.info("stats")["evicted_keys"])  # type: ignore[index]  # redis-py: may be awaitable
 
     async with rig.cache() as cache:
         whole = rig.dump()
@@ -691,7 +691,7 @@ async def test_the_process_serves_health_survives_kill_and_ends_on_sigterm(
             assert orjson.loads(await answers("/ready", 200, '"ready":true'))["reason"] == ""
             rig.market(f"M{end}")
             await rig.publish("insert", "markets", f"M{end}")
-            await until(lambda end=end: f"M{end}" in rig.rows("markets", "KXA-1"))  # type: ignore[misc]
+            await until(lambda end=end: f"M{end}" in rig.rows("markets", "KXA-1"))  # type: ignore[misc]  # a default
             metrics = await answers(
                 "/metrics", 200, 'ssmd_cache_changes_applied_total{op="insert",table="markets"} 1.0'
             )

@@ -38,7 +38,7 @@ def change(op: str = "update", data: bytes = b"null", **fields: Any) -> Change:
         "table": "markets", "key": {"ticker": "A"}, "commit_lsn": "0/10", "ordinal": 0, "lsn": "0/10", "xid": 7,
         "commit_ts": "2026-11-22T12:00:00Z", "timestamp": "2026-11-22T12:00:00Z", **fields,
     }  # fmt: skip
-    return Change(op=op, data=msgspec.Raw(data), **values)  # type: ignore[arg-type]
+    return Change(op=op, data=msgspec.Raw(data), **values)  # type: ignore[arg-type]  # as a test needs them
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from ssmd_stream.replay.recording import Recording, read_frames
 from ssmd_stream.replay.sent_log import read_sent_log
 from ssmd_stream.replay.server import Generated, ReplayServer
 from ssmd_stream.replay.venues.kalshi import make_test_key
+from ssmd_stream.secmaster import rest as client
 
 _NUMBERS = itertools.count()
 QUICK = Backoff(min_s=0.02, max_s=0.2, healthy_s=60)
@@ -350,7 +351,7 @@ def test_overflow_of_a_kalshi_subscription_is_answered_by_a_new_one(settings: Se
 def test_kraken_captures_without_pair_map_and_uses_it_once_it_is_there(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "ATTEMPTS", 1)
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
     late = asyncio.Event()
     fetch = rest.kraken_pair_map
 

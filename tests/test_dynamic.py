@@ -660,7 +660,7 @@ def test_while_cdc_is_silent_the_database_is_read_often(settings: Settings, monk
                 await secmaster.hush()
                 for number, opened in enumerate((second, third), 2):
                     secmaster.kalshi_markets([opened])
-                    await _until(lambda number=number: _counts(connector) == (number, number, 0))  # type: ignore[misc]
+                    await _until(lambda number=number: _counts(connector) == (number, number, 0))  # type: ignore[misc]  # a default
                 await _until(lambda: "CDC silent" in connector.health().body["reason"])
                 metrics = generate_latest(connector.registry).decode()
                 name = 'ssmd_connector_cdc_silent_seconds{category="crypto",feed="kalshi"} '

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ssmd_core.errors import ConnectError
 from ssmd_stream.capture import rest
+from ssmd_stream.secmaster import rest as client
 
 Answer = Callable[[web.Request], web.Response]
 
@@ -69,7 +70,7 @@ def test_cursor_in_circles_is_an_error() -> None:
     [lambda _: web.Response(status=429), lambda _: web.Response(text="<html>"), lambda _: web.json_response(["x"])],
 )
 def test_what_is_not_a_page_is_an_error(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "ATTEMPTS", 1)
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
     with pytest.raises(ConnectError, match="markets/keyset"):
         _tokens(answer)
 
@@ -85,3 +86,18 @@ def test_pair_map_of_a_real_answer(samples: Path) -> None:
     error = orjson.loads((samples / "kraken/rest/error_unknown_pair.json").read_bytes())
     with pytest.raises(ConnectError, match="Unknown asset pair"):
         rest.parse_pair_map(error)
+
+
+def test_pair_map_without_the_tokenised_pairs_is_better_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
+
+    def answer(request: web.Request) -> web.Response:
+        if "aclass_base" in request.query:
+            return web.Response(status=403)
+        return web.json_response({"error": [], "result": {"XXBTZUSD": {"wsname": "XBT/USD"}}})
+
+    async def run() -> dict[str, str]:
+        async with _served(answer) as url:
+            return await rest.kraken_pair_map(url)
+
+    assert asyncio.run(run()) == {"BTC/USD": "XXBTZUSD"}

@@ -23,7 +23,7 @@ _BOOKKEEPING = ("created_at", "updated_at")
 
 
 def _id(name: str, *more: sa.schema.SchemaItem, nullable: bool = False, **options: object) -> sa.Column[str]:
-    return sa.Column(name, sa.String(ID_CHARS), *more, nullable=nullable, **options)  # type: ignore[arg-type]
+    return sa.Column(name, sa.String(ID_CHARS), *more, nullable=nullable, **options)  # type: ignore[arg-type]  # passed on
 
 
 def _text(name: str, *, nullable: bool = True) -> sa.Column[str]:

@@ -249,7 +249,7 @@ class Store:
         async with self.redis.pipeline(transaction=True) as pipe:
             await pipe.watch(layout.STATE)
             self._compare(await pipe.hgetall(layout.STATE))
-            pipe.multi()  # type: ignore[no-untyped-call]
+            pipe.multi()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             yield pipe
             if state is not None:
                 pipe.hset(layout.STATE, mapping=state.fields())

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-import aiohttp
 import msgspec
-import orjson
+import structlog
 
 from ssmd_core.errors import ConnectError
+from ssmd_core.feeds.kraken.names import symbol_of
+from ssmd_stream.secmaster.rest import RestClient, RestError
 
-ATTEMPTS = 3
-TIMEOUT_S = 30.0
+log = structlog.get_logger()
+
 GAMMA_PAGE = 1000
 # 1,000 pages are a million markets; only a cursor that runs in circles gets there.
 MAX_PAGES = 1000
-
-# v1 names in REST, v2 names on the WebSocket.
-_RENAMED = {"XBT": "BTC", "XDG": "DOGE"}
-
-
-async def get_json(session: aiohttp.ClientSession, url: str, params: dict[str, str] | None = None) -> Any:
-    """GET a JSON document; tried `ATTEMPTS` times, a second and then two apart.
-
-    Raises:
-        ConnectError: no attempt gave HTTP 200 with JSON.
-    """
-    problem = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(2.0 ** (attempt - 1))
-        try:
-            async with session.get(url, params=params, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as response:
-                body = await response.read()
-                if response.status == 200:
-                    return orjson.loads(body)
-                problem = f"HTTP {response.status} {body[:120].decode(errors='replace')}"
-        except orjson.JSONDecodeError as error:
-            problem = f"answer is not JSON: {error}"
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            problem = f"{type(error).__name__}: {error}"
-    raise ConnectError(f"{url}: {problem}")
 
 
 def parse_pair_map(document: Any) -> dict[str, str]:
@@ -56,7 +30,7 @@ def parse_pair_map(document: Any) -> dict[str, str]:
     for key, pair in document["result"].items():
         name = pair.get("wsname") if isinstance(pair, dict) else None
         if isinstance(name, str):
-            pairs["/".join(_RENAMED.get(side, side) for side in name.split("/"))] = key
+            pairs[symbol_of(name)] = key
     return pairs
 
 
@@ -66,11 +40,18 @@ async def kraken_pair_map(rest_url: str) -> dict[str, str]:
     Raises:
         ConnectError: the venue does not answer as it should.
     """
-    async with aiohttp.ClientSession() as session:
-        pairs = parse_pair_map(await get_json(session, f"{rest_url}/AssetPairs"))
-        # The plain list leaves them out.
-        tokenised = {"aclass_base": "tokenized_asset"}
-        return pairs | parse_pair_map(await get_json(session, f"{rest_url}/AssetPairs", tokenised))
+    try:
+        async with RestClient.for_feed("kraken", rest_url) as rest:
+            pairs = parse_pair_map(await rest.get("/AssetPairs"))
+            try:
+                # The plain list leaves them out.
+                tokenised = await rest.get("/AssetPairs", {"aclass_base": "tokenized_asset"})
+                return pairs | parse_pair_map(tokenised)
+            except (RestError, ConnectError) as error:
+                log.warning("tokenised pairs cannot be had: their subjects carry sanitised symbols", reason=str(error))
+                return pairs
+    except RestError as error:
+        raise ConnectError(f"{rest_url}: {error}") from error
 
 
 def parse_tokens(markets: Any) -> list[str]:
@@ -103,17 +84,20 @@ async def polymarket_tokens(rest_url: str, *, min_volume: float, min_liquidity: 
         "volume_num_min": f"{min_volume:g}",
         "liquidity_num_min": f"{min_liquidity:g}",
     }
-    async with aiohttp.ClientSession() as session:
-        for _ in range(MAX_PAGES):
-            page = await get_json(session, f"{rest_url}/markets/keyset", params)
-            if not isinstance(page, dict) or not isinstance(page.get("markets"), list):
-                raise ConnectError(f"{rest_url}/markets/keyset: unexpected answer {str(page)[:200]}")
-            tokens.update(parse_tokens(page["markets"]))
-            cursor = page.get("next_cursor")
-            if not cursor or not page["markets"]:
-                return sorted(tokens)
-            if cursor in cursors:
-                break
-            cursors.add(cursor)
-            params["after_cursor"] = cursor
+    try:
+        async with RestClient.for_feed("polymarket", rest_url) as rest:
+            for _ in range(MAX_PAGES):
+                page = await rest.get("/markets/keyset", params)
+                if not isinstance(page, dict) or not isinstance(page.get("markets"), list):
+                    raise ConnectError(f"{rest_url}/markets/keyset: unexpected answer {str(page)[:200]}")
+                tokens.update(parse_tokens(page["markets"]))
+                cursor = page.get("next_cursor")
+                if not cursor or not page["markets"]:
+                    return sorted(tokens)
+                if cursor in cursors:
+                    break
+                cursors.add(cursor)
+                params["after_cursor"] = cursor
+    except RestError as error:
+        raise ConnectError(f"{rest_url}: {error}") from error
     raise ConnectError(f"{rest_url}/markets/keyset: cursor repeats after {len(cursors)} pages")

@@ -16,8 +16,9 @@ import structlog
 
 from ssmd_core.db.merge import Sweep, SyncReport, SyncRun
 from ssmd_core.db.tables import SYNCED
+from ssmd_core.feeds.kraken.names import canonical
 from ssmd_stream.secmaster.fields import Census, FieldError, Record, decimal_of, id_of, json_of
-from ssmd_stream.secmaster.kraken_names import canonical, canonical_of_raw, reject_pair
+from ssmd_stream.secmaster.kraken_names import canonical_of_raw, reject_pair
 from ssmd_stream.secmaster.rest import RestClient, RestError
 from ssmd_stream.secmaster.sync import Mode, SyncTask
 

@@ -20,8 +20,8 @@ import msgspec
 
 from ssmd_core.db.merge import Reject, Sweep, SyncReport, SyncRun
 from ssmd_core.db.tables import SYNCED
+from ssmd_core.feeds.kraken.names import canonical
 from ssmd_stream.secmaster.fields import Census, FieldError, Record, id_of
-from ssmd_stream.secmaster.kraken_names import canonical
 from ssmd_stream.secmaster.rest import RestClient, RestError
 from ssmd_stream.secmaster.sync import Mode, SyncTask
 

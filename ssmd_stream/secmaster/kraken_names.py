@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from ssmd_core.db.merge import Reject, SyncRun
+from ssmd_core.feeds.kraken.names import canonical
 from ssmd_stream.secmaster.fields import reject_key
 
-_RENAMED = {"XBT": "BTC", "XDG": "DOGE"}
 # Assets of Kraken's first years carry X (crypto) or Z (money) in front. No newer one does, though XAUT, XTZ or ZRX
 # look as if they did: a list, because a rule about the first letter would turn XAUT into AUT.
 _PREFIXED = frozenset(
@@ -22,11 +22,6 @@ _PREFIXED = frozenset(
         *("XZEC", "ZAUD", "ZCAD", "ZEUR", "ZGBP", "ZJPY", "ZKRW", "ZUSD"),
     }
 )
-
-
-def canonical(name: str) -> str:
-    """An asset's name on WebSocket v2, from a side of `wsname` or of a futures symbol."""
-    return _RENAMED.get(name, name)
 
 
 def canonical_of_raw(name: str) -> str:

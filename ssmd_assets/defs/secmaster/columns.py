@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql
 
 from ssmd_core.db.tables import SYNCED
 
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
 
 def table_schema(name: str) -> dg.TableSchema:
