@@ -6,7 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from bench import archive
+from bench import archive, assets
 from bench.__main__ import write
 from bench.result import Result
 
@@ -19,6 +19,12 @@ def test_a_line_gives_results(tmp_path: Path) -> None:
     assert list(entry) == ["name", "value", "unit", "against", "ratio", "target", "met"]
     assert entry["value"] > 0
     assert entry["ratio"] > 0
+
+
+def test_the_line_that_asks_dagster_asks_for_what_needs_no_server() -> None:
+    imported, overhead = asyncio.run(assets.run(messages=100, repeats=1))
+    assert imported.value > 0
+    assert "4 streams" in overhead.name
 
 
 def test_another_run_replaces_only_its_lines(tmp_path: Path) -> None:
