@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from api_rig import ApiRig, api_settings
 
 from ssmd_core.db.migrate import migrate
 from ssmd_stream.servers.nats import NatsServer
@@ -84,3 +85,10 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
         for slot, _ in connection.execute(slots, (name,)).fetchall():
             connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def api(database_url: str, tmp_path: Path) -> Iterator[ApiRig]:
+    """A running API with a fresh database and an empty data folder."""
+    with ApiRig(api_settings(database_url, tmp_path / "data")).running() as rig:
+        yield rig

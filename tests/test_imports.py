@@ -13,6 +13,8 @@ ALLOWED = {
     "ssmd_stream": {"ssmd_stream", "ssmd_core"},
     "ssmd_assets": {"ssmd_assets", "ssmd_stream", "ssmd_core"},
     "ssmd_api": {"ssmd_api", "ssmd_stream", "ssmd_core"},
+    # For researchers: it speaks HTTP and needs nothing else of ssmd.
+    "ssmd": {"ssmd"},
 }
 
 

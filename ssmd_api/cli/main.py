@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ssmd_api.cli import cache, capture, catalogue, cdc, config, consumers, data, database, fees, secmaster, stack
+from ssmd_api.cli import api, cache, capture, catalogue, cdc, config, consumers, data, database, fees, secmaster, stack
 
 app = typer.Typer(
     name="ssmd",
@@ -32,6 +32,7 @@ app.add_typer(data.dataset_app, name="dataset")
 app.add_typer(secmaster.secmaster_app, name="secmaster")
 app.add_typer(fees.fees_app, name="fees")
 app.add_typer(database.db_app, name="db")
+app.add_typer(api.api_app, name="api")
 app.add_typer(config.feed_app, name="feed")
 app.add_typer(config.env_app, name="env")
 

@@ -38,16 +38,22 @@ def settings(data: Path | None = None) -> Settings:
     Args:
         data: instead of `SSMD_DATA`.
     """
-    found = Settings.from_environment({**os.environ, **({"SSMD_DATA": str(data.absolute())} if data else {})})
-    if (found.data / "state.json").exists():
+    return Settings.from_environment(service_environment(data))
+
+
+def service_environment(data: Path | None = None) -> dict[str, str]:
+    """The environment, completed as `settings` says."""
+    given = {**os.environ, **({"SSMD_DATA": str(data.absolute())} if data else {})}
+    folder = Settings.from_environment(given).data
+    if (folder / "state.json").exists():
         from ssmd_stream.servers.state import read_state
 
-        state = read_state(found.data)
+        state = read_state(folder)
         if state is not None and state.running:
             # What this environment names wins over what that installation runs.
-            values = {**state.environment, **{name: value for name, value in os.environ.items() if value}}
-            return Settings.from_environment({**values, "SSMD_DATA": str(found.data)})
-    return found
+            set_here = {name: value for name, value in os.environ.items() if value}
+            return {**state.environment, **set_here, "SSMD_DATA": str(folder)}
+    return given
 
 
 def print_json(value: Any) -> None:

@@ -453,6 +453,8 @@ api_keys = sa.Table(
     _moment("created_at", nullable=False, default=_NOW),
     _moment("revoked_at"),
     _moment("expires_at"),
+    sa.Column("created_by", sa.String(30)),
+    sa.Column("rotated_from", sa.String(30)),
     sa.CheckConstraint("key_prefix ~ '^sk_(live|test)_[A-Za-z0-9_-]+$'", name="api_keys_prefix_shape"),
     sa.Index(None, "user_id"),
     sa.Index(None, "expires_at", postgresql_where=sa.text("revoked_at IS NULL")),
@@ -479,10 +481,41 @@ data_access_log = sa.Table(
     sa.Column("date_to", sa.Date, nullable=False),
     _word("msg_type", 64),
     sa.Column("files_count", sa.Integer, nullable=False),
+    _word("route", 128),
+    _word("request_id", 64),
     _moment("created_at", nullable=False, default=_NOW),
     sa.Index(None, "created_at"),
     sa.Index(None, "user_email", "created_at"),
 )
+
+#: What each key did on a day (UTC); counted in the API's processes and added here every few seconds.
+api_usage_daily = sa.Table(
+    "api_usage_daily",
+    metadata,
+    sa.Column("key_prefix", sa.String(30), primary_key=True),
+    sa.Column("date", sa.Date, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("rate_limit_hits", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("response_bytes", sa.BigInteger, nullable=False, server_default="0"),
+)
+
+llm_usage_daily = sa.Table(
+    "llm_usage_daily",
+    metadata,
+    sa.Column("key_prefix", sa.String(30), primary_key=True),
+    sa.Column("date", sa.Date, primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("cost_usd", sa.Numeric, nullable=False, server_default="0"),
+)
+
+#: Columns of tables without history whose change is told on `triggers.CHANGES`; `last_used_at` is not among them.
+NOTIFIED = {
+    "api_keys": tuple(column.name for column in api_keys.columns if column.name != "last_used_at"),
+    "settings": tuple(column.name for column in settings.columns),
+}
 
 # -- quality
 

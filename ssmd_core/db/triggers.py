@@ -4,6 +4,9 @@
 - One that does sets `updated_at`.
 - Every statement appends the new version of each row that it touched to `{table}_history`; a DELETE or TRUNCATE
   appends a version with `deleted_at`.
+- A statement that changed rows tells so on the channel `ssmd_changes`, with the table's name, when it is committed:
+  whoever keeps an answer in memory knows when it has become old. A statement that changed nothing says nothing, for a
+  notification would cost it a transaction id and a WAL record.
 - Versions of a row stand in the order in which they were written, whatever the clock did: one that a fast clock had
   dated after the version that now follows it is dated back to that one's time.
 
@@ -14,6 +17,9 @@ in the database with what the present models give.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+#: Channel on which committed changes are told; the payload is the table's name.
+CHANGES = "ssmd_changes"
 
 #: Time of the database, or `ssmd.now` where a session has set it: a rehearsal's clock, or a test's.
 NOW_FUNCTION = """
@@ -65,6 +71,7 @@ def history_function(table: str, key: str, columns: Sequence[str], effective: st
     names = ", ".join(kept)
     gone = ", ".join("now_" if name == "deleted_at" else name for name in kept)
     time = effective or "NULL::timestamptz"
+    notify = f"IF FOUND THEN PERFORM pg_notify('{CHANGES}', '{table}'); END IF;"
     into = f"INSERT INTO {table}_history ({names}, effective_at, known_from)"
     date_back = (
         f"UPDATE {table}_history h SET known_from = now_ WHERE h.known_from > now_ AND h.{key} IN (SELECT {key} FROM"
@@ -77,15 +84,19 @@ BEGIN
   IF TG_OP = 'TRUNCATE' THEN
     {date_back} {table});
     {into} SELECT {gone}, {time}, now_ FROM {table} WHERE deleted_at IS NULL;
+    {notify}
   ELSIF TG_OP = 'DELETE' THEN
     IF EXISTS (SELECT FROM old_rows WHERE updated_at > now_) THEN {date_back} old_rows); END IF;
     {into} SELECT {gone}, {time}, now_ FROM old_rows WHERE deleted_at IS NULL;
+    {notify}
   ELSIF TG_OP = 'UPDATE' THEN
     IF EXISTS (SELECT FROM old_rows WHERE updated_at > now_) THEN {date_back} old_rows); END IF;
     {into} SELECT {names}, {time}, now_ FROM new_rows;
+    {notify}
   ELSE
     {date_back} new_rows);
     {into} SELECT {names}, {time}, now_ FROM new_rows;
+    {notify}
   END IF;
   RETURN NULL;
 END $$
@@ -102,6 +113,24 @@ def history_triggers(table: str) -> list[str]:
         f"CREATE TRIGGER {table}_keep_delete AFTER DELETE ON {table} {old} EXECUTE FUNCTION {table}_keep()",
         f"CREATE TRIGGER {table}_keep_truncate BEFORE TRUNCATE ON {table} EXECUTE FUNCTION {table}_keep()",
     ]
+
+
+NOTIFY_FUNCTION = f"""
+CREATE FUNCTION ssmd_notify() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_notify('{CHANGES}', TG_TABLE_NAME); RETURN NULL; END $$
+"""
+
+
+def notify_trigger(table: str, columns: Sequence[str]) -> str:
+    """The trigger that tells of changes in a table without history.
+
+    Args:
+        columns: an UPDATE of others is not told.
+    """
+    return (
+        f"CREATE TRIGGER {table}_notify AFTER INSERT OR DELETE OR TRUNCATE OR UPDATE OF {', '.join(columns)} "
+        f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION ssmd_notify()"
+    )
 
 
 def trigger_names(table: str) -> list[str]:

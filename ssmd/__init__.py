@@ -1,0 +1,1 @@
+"""ssmd for researchers: `ssmd.Client` lists, downloads and reads captured market data."""

@@ -1,0 +1,103 @@
+"""From a request's key to a `Principal`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from ssmd_api.auth.access import Principal, expand
+from ssmd_api.auth.keys import ApiKey, parse_key
+from ssmd_api.changes import Changes, Generation
+from ssmd_api.errors import UnauthorizedError
+from ssmd_core.clock import Clock
+from ssmd_core.db.connect import now_of
+
+_MAX_KEPT = 10_000
+_REFUSED = "no valid API key: send it as X-API-Key, or as Authorization: Bearer"
+_COLUMNS = (
+    "key_prefix, key_hash, user_id, user_email, scopes, rate_limit_tier, allowed_feeds, date_range_start, "
+    "date_range_end, expires_at"
+)
+
+
+class _Kept(NamedTuple):
+    principal: Principal
+    generation: Generation
+
+
+class Authenticator:
+    """Checks keys against the table `api_keys`.
+
+    A key that has proved itself is remembered by its digest, in this process only, until the table changes.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool, changes: Changes, clock: Clock) -> None:
+        self._pool = pool
+        self._changes = changes
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}
+
+    async def principal(self, headers: Mapping[str, str]) -> Principal:
+        """Who asks.
+
+        Raises:
+            UnauthorizedError: no key, or one that is malformed, unknown, wrong, revoked or expired; never which.
+            psycopg.Error: Postgres refused or went away.
+        """
+        key = key_of(headers)
+        if key is None:
+            raise UnauthorizedError(_REFUSED)
+        generation = self._changes.generation(("api_keys",))
+        kept = self._kept.get(key.digest)
+        if kept is None or kept.generation != generation:
+            principal = await self._look_up(key)
+            if generation is not None:
+                if len(self._kept) >= _MAX_KEPT:
+                    self._kept.clear()
+                self._kept[key.digest] = _Kept(principal, generation)
+        else:
+            principal = kept.principal
+        if principal.expires_at is not None and principal.expires_at <= now_of(self._clock):
+            raise UnauthorizedError(_REFUSED)
+        return principal
+
+    async def _look_up(self, key: ApiKey) -> Principal:
+        async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(
+                f"SELECT {_COLUMNS} FROM api_keys WHERE key_prefix = %s AND revoked_at IS NULL".encode(), (key.prefix,)
+            )
+            row = await cursor.fetchone()
+        # The comparison runs for an unknown prefix too, so that the time tells nothing.
+        if not key.matches(row["key_hash"] if row else "0" * 64) or row is None:
+            raise UnauthorizedError(_REFUSED)
+        return principal_of(row)
+
+
+def key_of(headers: Mapping[str, str]) -> ApiKey | None:
+    """The request's key: `X-API-Key`, else `Authorization: Bearer`; None if there is none of a key's form."""
+    text = headers.get("x-api-key", "")
+    if not text:
+        kind, _, rest = headers.get("authorization", "").partition(" ")
+        text = rest.strip() if kind.lower() == "bearer" else ""
+    return parse_key(text)
+
+
+def principal_of(row: Mapping[str, object]) -> Principal:
+    """A row of `api_keys` as a principal."""
+    expires_at = row["expires_at"]
+    assert expires_at is None or isinstance(expires_at, datetime)
+    return Principal(
+        key_prefix=str(row["key_prefix"]),
+        user_id=str(row["user_id"]),
+        user_email=str(row["user_email"]),
+        scopes=expand(row["scopes"]),  # type: ignore[arg-type]  # text[]
+        tier=str(row["rate_limit_tier"]),
+        feeds=frozenset(row["allowed_feeds"]),  # type: ignore[call-overload]  # text[]
+        first_day=row["date_range_start"],  # type: ignore[arg-type]  # date
+        last_day=row["date_range_end"],  # type: ignore[arg-type]  # date
+        expires_at=expires_at,
+    )

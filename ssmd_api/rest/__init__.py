@@ -1,0 +1,1 @@
+"""REST: one module a group of routes, each with a tuple `ROUTES`."""
