@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from api_rig import ApiRig, api_settings
+from installation import CLOCK, Installation, install
 
 from ssmd_core.db.migrate import migrate
 from ssmd_stream.servers.nats import NatsServer
@@ -91,4 +92,24 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
 def api(database_url: str, tmp_path: Path) -> Iterator[ApiRig]:
     """A running API with a fresh database and an empty data folder."""
     with ApiRig(api_settings(database_url, tmp_path / "data")).running() as rig:
+        yield rig
+
+
+@pytest.fixture(scope="session")
+def installation(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """Archives, datasets and a security master to look at; see `tests/installation.py`."""
+    return install(tmp_path_factory.mktemp("installation") / "data", postgres_server)
+
+
+@pytest.fixture
+def installed_api(installation: Installation, tmp_path: Path) -> Iterator[ApiRig]:
+    """A running API on the installation, with a copy of its database and links to its files."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("archive", "datasets"):
+        (data / name).symlink_to(installation.data / name)
+    with (
+        installation.copy(f"copy_{os.getpid()}_{next(_NUMBERS)}") as url,
+        ApiRig(api_settings(url, data, SSMD_CLOCK=CLOCK)).running() as rig,
+    ):
         yield rig
