@@ -1,4 +1,4 @@
-"""What `ssmd up` runs beside the servers: connectors, archiver, CDC, cache, consumers, Dagster."""
+"""What `ssmd up` runs beside the servers: connectors, archiver, CDC, cache, consumers, Dagster, the API."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from ssmd_stream.servers.ports import choose_port
 from ssmd_stream.servers.stack import ServerUrls
 
 DAGSTER_PORT = 3000
+API_PORT = 8080
+API = "api"
 # Consumer -> feed whose streams it follows.
 CONSUMERS = {"lifecycle": "kalshi", "funding-rates": "kraken-futures"}
 # "off": the schedules skip, so that looking at a data folder does not ask the venues anything.
@@ -42,7 +44,7 @@ class Plan:
 
 
 def children(settings: Settings, *, capture: bool, environment: Mapping[str, str] = os.environ) -> Plan:
-    """Everything for one machine: connectors, archiver, CDC, cache, the consumers, Dagster's two processes.
+    """Everything for one machine: connectors, archiver, CDC, cache, the consumers, Dagster's two processes, the API.
 
     The database is brought to the newest revision before anything that uses it starts.
 
@@ -67,7 +69,8 @@ def children(settings: Settings, *, capture: bool, environment: Mapping[str, str
             followed = [f"{feed.name}/{stream}" for feed, stream in streams if feed.name == feed_name]
             if followed:
                 specs.append(_daemon(consumer, ["-m", "ssmd_stream.consumers", consumer, *followed]))
-        return [*specs, *_dagster(home, capture=capture)]
+        dagster = _dagster(home, capture=capture)
+        return [*specs, *dagster, _api(dagster_url=dagster[0].url)]
 
     return Plan(make, notices)
 
@@ -128,6 +131,19 @@ def _dagster(home: Path, *, capture: bool) -> list[ChildSpec]:
         ChildSpec(name="dagster-webserver", argv=webserver, env=env, health_url=f"{url}/server_info", url=url),
         ChildSpec(name="dagster-daemon", argv=[sys.executable, "-m", "dagster._daemon", "run", *workspace], env=env),
     ]
+
+
+def _api(*, dagster_url: str) -> ChildSpec:
+    port = choose_port(API_PORT)
+    url = f"http://127.0.0.1:{port}"
+    return ChildSpec(
+        name=API,
+        argv=[sys.executable, "-m", "ssmd_api", "--port", str(port)],
+        env={"DAGSTER_URL": dagster_url},
+        health_url=f"{url}/health",
+        url=url,
+        stop_grace_s=12.0,
+    )
 
 
 def dagster_home(data: Path) -> Path:

@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command("demo")(stack.demo)
 app.command("up")(stack.up)
+app.command("down")(stack.down)
 app.command("status")(stack.status)
 app.command("init")(config.init)
 app.command("replay")(capture.replay)

@@ -1,9 +1,10 @@
-"""`ssmd up`, `ssmd status`, `ssmd demo`: everything at once."""
+"""`ssmd up`, `ssmd down`, `ssmd status`, `ssmd demo`: everything at once."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
     from ssmd_stream.rehearsal.demo import DemoResult
     from ssmd_stream.rehearsal.secmaster import SecmasterResult
+    from ssmd_stream.servers.state import SupervisorState
+
+# All at once take 25 s on two cores, after an unclean end some more; draining takes 30 s at most.
+UP_S, DOWN_S = 120.0, 90.0
+SHOWN_UNITS = ("api", "dagster-webserver")
 
 DataOption = Annotated[Path | None, typer.Option(help="Data folder instead of SSMD_DATA or .data.")]
 
@@ -25,8 +31,11 @@ def up(
     capture: Annotated[
         bool, typer.Option(help="Run connectors and archiver, not only the servers and Dagster.")
     ] = True,
+    background: Annotated[
+        bool, typer.Option("--background", help="Return once all is up; end with ssmd down.")
+    ] = False,
 ) -> None:
-    """Start and supervise everything until Ctrl-C: NATS, Postgres, Valkey, connectors, archiver, Dagster."""
+    """Start and supervise everything until Ctrl-C: NATS, Postgres, Valkey, connectors, archiver, Dagster, the API."""
     from rich.console import Console
 
     from ssmd_stream.servers.supervisor import run_supervised
@@ -35,11 +44,73 @@ def up(
     with clear_errors():
         found = settings(data)
         found.data.mkdir(parents=True, exist_ok=True)
+        if background:
+            _up_in_background(found.data, capture=capture)
+            return
         console = Console()
         plan = children(found, capture=capture)
         for notice in plan.notices:
             console.print(notice, markup=False)
         raise typer.Exit(asyncio.run(run_supervised(found, plan.make, console)))
+
+
+def _up_in_background(data: Path, *, capture: bool) -> None:
+    """Start `ssmd up` on its own and wait until all of it is healthy.
+
+    Raises:
+        SsmdError: it ended, or is not healthy after two minutes.
+    """
+    import subprocess
+    import time
+
+    from ssmd_core.errors import ConfigError, SsmdError
+    from ssmd_stream.servers.state import read_state
+
+    if (state := read_state(data)) is not None and state.running:
+        raise ConfigError(f"ssmd up runs on {data} already, process {state.pid}")
+    log_path = data / "logs" / "up.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "ssmd_api.cli", "up", "--data", str(data), *([] if capture else ["--no-capture"])]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    deadline_s = time.monotonic() + UP_S
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            raise SsmdError(f"ssmd up ended with code {process.returncode}; see {log_path}")
+        state = read_state(data)
+        if state is not None and state.pid == process.pid and state.healthy and _has_all(state):
+            for unit in state.units:
+                if unit.name in SHOWN_UNITS:
+                    typer.echo(f"{unit.name:18} {unit.url}")
+            return
+        time.sleep(0.1)
+    raise SsmdError(f"not everything is up after {UP_S:.0f} s: see `ssmd status` and {log_path}; `ssmd down` ends it")
+
+
+def _has_all(state: SupervisorState) -> bool:
+    """Whether the state tells of the children yet, not of the servers alone."""
+    return set(SHOWN_UNITS) <= {unit.name for unit in state.units}
+
+
+def down(data: DataOption = None) -> None:
+    """End the `ssmd up` that runs on a data folder, and wait until it has drained."""
+    import psutil
+
+    from ssmd_core.errors import SsmdError
+    from ssmd_stream.servers.state import read_state
+
+    with clear_errors():
+        folder = settings(data).data
+        state = read_state(folder)
+        if state is None or not state.running:
+            typer.echo(f"nothing is running on {folder}", err=True)
+            return
+        process = psutil.Process(state.pid)
+        process.terminate()
+        try:
+            process.wait(DOWN_S)
+        except psutil.TimeoutExpired:
+            raise SsmdError(f"process {state.pid} has not ended after {DOWN_S:.0f} s") from None
 
 
 def status(
