@@ -13,11 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from typing import Final, Literal
 
 from ssmd_api.errors import ForbiddenError
 from ssmd_core.feeds import FEEDS
 
 ALL = "*"
+#: Instead of a scope: any key that is valid.
+ANY_KEY: Final = "any key"
+AnyKey = Literal["any key"]
 
 
 class Scope(StrEnum):

@@ -11,6 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from ssmd_api.auth.access import Principal, expand
 from ssmd_api.auth.keys import ApiKey, parse_key
+from ssmd_api.auth.wrong_keys import WrongKeys
 from ssmd_api.changes import Changes, Generation
 from ssmd_api.errors import UnauthorizedError
 from ssmd_core.clock import Clock
@@ -35,32 +36,50 @@ class Authenticator:
     A key that has proved itself is remembered by its digest, in this process only, until the table changes.
     """
 
-    def __init__(self, pool: AsyncConnectionPool, changes: Changes, clock: Clock) -> None:
+    def __init__(self, pool: AsyncConnectionPool, changes: Changes, clock: Clock, wrong: WrongKeys) -> None:
         self._pool = pool
         self._changes = changes
         self._clock = clock
+        self._wrong = wrong
         self._kept: dict[str, _Kept] = {}
 
-    async def principal(self, headers: Mapping[str, str]) -> Principal:
+    async def principal(self, headers: Mapping[str, str], address: str) -> Principal:
         """Who asks.
+
+        Args:
+            address: the client's.
 
         Raises:
             UnauthorizedError: no key, or one that is malformed, unknown, wrong, revoked or expired; never which.
+            RateLimitedError: too many of those.
             psycopg.Error: Postgres refused or went away.
         """
-        key = key_of(headers)
+        text = key_text(headers)
+        key = parse_key(text)
         if key is None:
+            if text:
+                self._wrong.malformed(address)
             raise UnauthorizedError(_REFUSED)
         generation = self._changes.generation(("api_keys",))
         kept = self._kept.get(key.digest)
-        if kept is None or kept.generation != generation:
+        if kept is not None and kept.generation == generation:
+            return self._unexpired(kept.principal)
+        counted = await self._wrong.suspect(key, address)
+        try:
             principal = await self._look_up(key)
-            if generation is not None:
-                if len(self._kept) >= _MAX_KEPT:
-                    self._kept.clear()
-                self._kept[key.digest] = _Kept(principal, generation)
-        else:
-            principal = kept.principal
+        except UnauthorizedError:
+            raise
+        except BaseException:
+            self._wrong.clear(counted)  # whether it is wrong is not known
+            raise
+        self._wrong.clear(counted)
+        if generation is not None:
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.clear()
+            self._kept[key.digest] = _Kept(principal, generation)
+        return self._unexpired(principal)
+
+    def _unexpired(self, principal: Principal) -> Principal:
         if principal.expires_at is not None and principal.expires_at <= now_of(self._clock):
             raise UnauthorizedError(_REFUSED)
         return principal
@@ -77,13 +96,12 @@ class Authenticator:
         return principal_of(row)
 
 
-def key_of(headers: Mapping[str, str]) -> ApiKey | None:
-    """The request's key: `X-API-Key`, else `Authorization: Bearer`; None if there is none of a key's form."""
-    text = headers.get("x-api-key", "")
-    if not text:
-        kind, _, rest = headers.get("authorization", "").partition(" ")
-        text = rest.strip() if kind.lower() == "bearer" else ""
-    return parse_key(text)
+def key_text(headers: Mapping[str, str]) -> str:
+    """What the request gives as its key: `X-API-Key`, else `Authorization: Bearer`; "" if neither."""
+    if text := headers.get("x-api-key", ""):
+        return text
+    kind, _, rest = headers.get("authorization", "").partition(" ")
+    return rest.strip() if kind.lower() == "bearer" else ""
 
 
 def principal_of(row: Mapping[str, object]) -> Principal:
