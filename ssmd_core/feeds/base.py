@@ -154,6 +154,52 @@ class Liveness:
 
 
 @dataclass(frozen=True, slots=True)
+class Trades:
+    """Which message type holds a feed's trades, and which of its columns say what.
+
+    Attributes:
+        message_type: the venue's word.
+        instrument, price, size: columns.
+        additive: whether sizes of different instruments are of one unit, so that their sum means something.
+        event: column with the id of what the instrument is about: an event, a condition, or the instrument itself.
+        event_parts: how many parts of that column's text, split at `-`, are the id; 0 for all of it.
+        master: table and column of the security master where the event's id stands.
+        repeats: bool column, true where a row repeats a trade from before the subscription; "" if none does.
+    """
+
+    message_type: str
+    instrument: str
+    price: str
+    size: str
+    additive: bool
+    event: str
+    master: tuple[str, str]
+    event_parts: int = 0
+    repeats: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quotes:
+    """Which message type holds an instrument's latest prices, and which of its columns say what.
+
+    Attributes:
+        message_type: the venue's word.
+        instrument: column.
+        time: column with the venue's time: a timestamp, or ms since 1970.
+        columns: what is shown of a row.
+        rank: column by which instruments are ordered.
+        descending: whether the largest comes first.
+    """
+
+    message_type: str
+    instrument: str
+    time: str
+    columns: tuple[str, ...]
+    rank: str
+    descending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Feed:
     """A venue's feed. Built once per venue in `ssmd_core/feeds/<venue>/`, found through `ssmd_core.feeds.get`.
 
@@ -174,6 +220,7 @@ class Feed:
         limits, liveness: see there.
         integrity_rule: name of the rule by which completeness is proved (spec: sequence numbers and gap detection).
         quality_weight: share of the daily score.
+        trades, quotes: where queries find trades and latest prices.
         notes: facts with their source, for the docs.
     """
 
@@ -193,8 +240,21 @@ class Feed:
     liveness: Liveness
     integrity_rule: str
     quality_weight: float
+    trades: Trades
+    quotes: Quotes
     aliases: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def required_schema(self, message_type: str) -> Schema:
+        """The schema of a message type that has one.
+
+        Raises:
+            KeyError: it has none.
+        """
+        schema = self.schema_of(message_type)
+        if schema is None:
+            raise KeyError(f"{self.name} has no dataset {message_type!r}")
+        return schema
 
     def schema_of(self, message_type: str) -> Schema | None:
         """The schema of a message type, None where there is none or the type is unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmd_core.feeds.base import Feed, Limits, Liveness
+from ssmd_core.feeds.base import Feed, Limits, Liveness, Quotes, Trades
 from ssmd_core.feeds.kalshi.routing import route
 from ssmd_core.feeds.kalshi.schemas import MESSAGE_TYPES
 
@@ -29,4 +29,22 @@ KALSHI = Feed(
     liveness=Liveness(ping_interval_s=10, ping_text=None, pong_timeout_s=30, data_timeout_s=300, group_timeout_s=900),
     integrity_rule="kalshi_seq",
     quality_weight=0.35,
+    trades=Trades(
+        message_type="trade",
+        instrument="market_ticker",
+        price="price",
+        size="count",
+        additive=True,
+        # A market's ticker is its event's and one more part: KXBTCD-26FEB28-T105249.99.
+        event="market_ticker",
+        event_parts=2,
+        master=("events", "event_ticker"),
+    ),
+    quotes=Quotes(
+        message_type="ticker",
+        instrument="market_ticker",
+        time="ts",
+        columns=("yes_bid", "yes_ask", "no_bid", "no_ask", "last_price", "volume", "open_interest", "ts"),
+        rank="volume",
+    ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmd_core.feeds.base import Feed, Limits, Liveness
+from ssmd_core.feeds.base import Feed, Limits, Liveness, Quotes, Trades
 from ssmd_core.feeds.kraken.routing import route
 from ssmd_core.feeds.kraken.schemas import MESSAGE_TYPES
 
@@ -27,5 +27,23 @@ KRAKEN = Feed(
     ),
     integrity_rule="kraken_crc32",
     quality_weight=0.25,
+    trades=Trades(
+        message_type="trade",
+        instrument="symbol",
+        price="price",
+        size="qty",
+        additive=False,
+        event="symbol",
+        master=("pairs", "symbol"),
+        # A subscription may begin with the last 50 trades.
+        repeats="is_snapshot",
+    ),
+    quotes=Quotes(
+        message_type="ticker",
+        instrument="symbol",
+        time="timestamp",
+        columns=("bid", "ask", "last", "volume"),
+        rank="volume",
+    ),
     aliases=("kraken-spot",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmd_core.feeds.base import Feed, Limits, Liveness
+from ssmd_core.feeds.base import Feed, Limits, Liveness, Quotes, Trades
 from ssmd_core.feeds.kraken_futures.routing import route
 from ssmd_core.feeds.kraken_futures.schemas import MESSAGE_TYPES
 
@@ -26,4 +26,20 @@ KRAKEN_FUTURES = Feed(
     liveness=Liveness(ping_interval_s=15, ping_text=None, pong_timeout_s=45, data_timeout_s=60, group_timeout_s=300),
     integrity_rule="kraken_futures_seq",
     quality_weight=0.2,
+    trades=Trades(
+        message_type="trade",
+        instrument="product_id",
+        price="price",
+        size="qty",
+        additive=False,
+        event="product_id",
+        master=("pairs", "native_id"),
+    ),
+    quotes=Quotes(
+        message_type="ticker",
+        instrument="product_id",
+        time="time",
+        columns=("bid", "ask", "last", "volume", "funding_rate", "mark_price"),
+        rank="volume",
+    ),
 )

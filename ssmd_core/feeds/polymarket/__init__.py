@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmd_core.feeds.base import Feed, Limits, Liveness
+from ssmd_core.feeds.base import Feed, Limits, Liveness, Quotes, Trades
 from ssmd_core.feeds.polymarket.routing import route
 from ssmd_core.feeds.polymarket.schemas import MESSAGE_TYPES
 
@@ -25,4 +25,21 @@ POLYMARKET = Feed(
     liveness=Liveness(ping_interval_s=10, ping_text="PING", pong_timeout_s=40, data_timeout_s=120, group_timeout_s=900),
     integrity_rule="polymarket_sha1",
     quality_weight=0.2,
+    trades=Trades(
+        message_type="last_trade_price",
+        instrument="asset_id",
+        price="price",
+        size="size",
+        additive=True,
+        event="market",
+        master=("polymarket_conditions", "condition_id"),
+    ),
+    quotes=Quotes(
+        message_type="best_bid_ask",
+        instrument="asset_id",
+        time="timestamp_ms",
+        columns=("market", "asset_id", "best_bid", "best_ask", "spread"),
+        rank="spread",
+        descending=False,
+    ),
 )
