@@ -136,7 +136,8 @@ def list_(
 ) -> None:
     """What there is, the newest change first."""
     from ssmd_core.db.connect import now_of
-    from ssmd_core.secmaster.queries import Selection, rows_of
+    from ssmd_core.secmaster.queries import rows_of
+    from ssmd_core.secmaster.selections import Selection
 
     with clear_errors():
         found = settings()
@@ -225,13 +226,13 @@ def show(
 def stats(as_json: JsonOption = False) -> None:
     """How many there are, by status, category, exchange and so on."""
     from ssmd_core.db.connect import now_of
-    from ssmd_core.secmaster import queries
+    from ssmd_core.secmaster.counts import stats as count
 
     with clear_errors():
         found = settings()
 
         async def work(connection: psycopg.AsyncConnection) -> dict[str, dict[str, Any]]:
-            return await queries.stats(connection, now_of(found.clock))
+            return await count(connection, now_of(found.clock))
 
         counted = with_database(found, work)
         if as_json:

@@ -1,14 +1,17 @@
-"""Lists, single rows and counts of the security master, for the command line and the API.
+"""Lists and single rows of the security master, for the command line and the API.
 
-A list has at most `MAX_ROWS` rows and says when there are more; the newest change comes first.
+A list has at most `MAX_ROWS` rows and says when there are more. Its order is that of the newest change, or that of the
+key: a row that changes while somebody pages moves to the front of the first, so that only the second shows every row
+once.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -16,26 +19,19 @@ from psycopg.rows import dict_row
 
 from ssmd_core.db.tables import SYNCED
 from ssmd_core.errors import ConfigError
-from ssmd_core.secmaster.as_of import (
-    Filter,
-    Row,
-    UnknownKeyError,
-    as_of,
-    check_moment,
-    check_text,
-    synced,
-    versions_at,
-)
+from ssmd_core.secmaster.as_of import Filter, Row, UnknownKeyError, as_of, check_moment, check_text, synced
+from ssmd_core.secmaster.selections import Selection, check, matching, source_of
 
 MAX_ROWS = 10_000
-_TOP_CATEGORIES, _TOP_TAGS = 10, 20
 
-# What a row is listed with beside its columns: rows that belong to it.
-_COUNTS = {
-    "events": "(SELECT count(*) FROM markets m WHERE m.event_ticker = r.event_ticker AND m.deleted_at IS NULL) "
-    "AS market_count",
-    "polymarket_conditions": "(SELECT count(*) FROM polymarket_tokens t WHERE t.condition_id = r.condition_id "
-    "AND t.deleted_at IS NULL) AS token_count",
+Order = Literal["updated", "key"]
+#: Where a row stands in its list: its key; before it, in the order `updated`, the time of its last change.
+Position: TypeAlias = tuple[datetime, str] | tuple[str]
+
+#: Rows that belong to a row and are counted with it: their table, the column that refers to it, the count's name.
+CHILDREN: dict[str, tuple[str, str, str]] = {
+    "events": ("markets", "event_ticker", "market_count"),
+    "polymarket_conditions": ("polymarket_tokens", "condition_id", "token_count"),
 }
 
 
@@ -44,7 +40,7 @@ class Page:
     """A part of a list.
 
     Attributes:
-        rows: newest change first.
+        rows: in the order that was asked for.
         more: whether there are rows beyond these.
     """
 
@@ -52,56 +48,21 @@ class Page:
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a list shows; None is no condition. Which ones a table knows stands in `FILTERS`.
-
-    Attributes:
-        category, status, exchange, market_type, base, quote: one word, case aside; a condition's category is also
-            looked for among its tags.
-        series: ticker of a series.
-        event: ticker of an event; of a condition, Polymarket's event id.
-        closing_before, closing_after: strictly.
-        closing_within: from now on, or from `as_of` on.
-        as_of: rows as known then, not those of now.
-    """
-
-    category: str | None = None
-    status: str | None = None
-    exchange: str | None = None
-    market_type: str | None = None
-    base: str | None = None
-    quote: str | None = None
-    series: str | None = None
-    event: str | None = None
-    closing_before: datetime | None = None
-    closing_after: datetime | None = None
-    closing_within: timedelta | None = None
-    as_of: datetime | None = None
-
-    @property
-    def conditions(self) -> list[str]:
-        """Names of the conditions that are set."""
-        return [one.name for one in fields(self) if one.name != "as_of" and getattr(self, one.name) is not None]
-
-
-_CLOSING = frozenset({"closing_before", "closing_after", "closing_within"})
-#: Conditions by table.
-FILTERS: dict[str, frozenset[str]] = {
-    "series": frozenset({"category", "series"}),
-    "events": frozenset({"category", "status", "series", "event"}),
-    "markets": frozenset({"category", "status", "series", "event"}) | _CLOSING,
-    "pairs": frozenset({"exchange", "market_type", "base", "quote", "status"}),
-    "polymarket_conditions": frozenset({"category", "status", "event"}) | _CLOSING,
-    "series_fees": frozenset({"series"}),
-}
-_SERIES_COLUMN = {"series": "ticker"}
-_EVENT_COLUMN = {"polymarket_conditions": "event_id"}
-_CLOSE_COLUMN = {"markets": "close_time", "polymarket_conditions": "end_date"}
+# Keys that one statement looks at, where only a few of them may pass the conditions.
+_FIRST_KEYS, _MOST_KEYS = 1_000, 64_000
+# Turning 10,000 rows into Python takes 0.2 s; between so many of them other tasks have their turn.
+_ROWS_A_TURN = 500
 
 
 async def rows_of(
-    connection: psycopg.AsyncConnection, table: str, selection: Selection, *, limit: int, now: datetime
+    connection: psycopg.AsyncConnection,
+    table: str,
+    selection: Selection,
+    *,
+    limit: int,
+    now: datetime,
+    order: Order = "updated",
+    after: Position | None = None,
 ) -> Page:
     """A list of live rows, or of those that lived at `selection.as_of`.
 
@@ -109,6 +70,11 @@ async def rows_of(
         table: a key of `FILTERS`.
         limit: at most `MAX_ROWS`.
         now: the clock's time, for `closing_within`.
+        order: `updated`: the newest change first (as of a moment: what was newest then); `key`: by the key.
+        after: position of the last row of the page before, in the same order.
+
+    Returns:
+        The table's columns, live rows with the count of `CHILDREN`.
 
     Raises:
         ConfigError: an unknown table, a condition that it does not know, a limit outside of 1 to `MAX_ROWS`, a
@@ -116,39 +82,72 @@ async def rows_of(
         psycopg.Error: Postgres refused or went away.
     """
     check_limit(limit)
-    known = FILTERS.get(table)
-    if known is None:
-        raise ConfigError(f"no list of {table!r}; known: {', '.join(FILTERS)}")
-    if strange := [name for name in selection.conditions if name not in known]:
-        raise ConfigError(f"{table} cannot be listed by {', '.join(strange)}")
-    for name in selection.conditions:
-        if isinstance(value := getattr(selection, name), str):
-            check_text(name, value)
-    where = _filters(table, selection, now)
-    if table == "markets" and (selection.series is not None or selection.category is not None):
-        events = await _events_of(connection, selection, now)
-        where.append(Filter("event_ticker", "in", events))
-    tags = table == "polymarket_conditions" and selection.category is not None
-    if selection.as_of is not None:
-        source, values = versions_at(table, selection.as_of, where=where)
-        newest, counts = "known_from DESC, version DESC", sql.SQL("")
-    else:
-        source, values = _live(table, where)
-        newest, counts = "updated_at DESC", sql.SQL(", " + _COUNTS[table] if table in _COUNTS else "")
-    by_tag = sql.SQL("WHERE lower(%s) = ANY(r.tags) OR lower(r.category) = lower(%s) " if tags else "")
-    if tags:
-        values += [selection.category, selection.category]
-    statement = sql.SQL("SELECT r.*{counts} FROM ({source}) r {by_tag}ORDER BY {newest}, {key} LIMIT %s").format(
-        counts=counts,
-        source=source,
-        by_tag=by_tag,
-        newest=sql.SQL(newest),
-        key=sql.Identifier(SYNCED[table].key),
+    check(table, selection)
+    if order == "key" and selection.as_of is not None:
+        return await _past_by_key(connection, table, selection, limit, now, str(after[-1]) if after else "")
+    key = sql.Identifier("r", SYNCED[table].key)
+    counts: sql.Composable = sql.SQL("")
+    if selection.as_of is None and table in CHILDREN:
+        child, column, name = CHILDREN[table]
+        counts = sql.SQL(
+            ", (SELECT count(*) FROM {child} c WHERE c.{column} = r.{column} AND c.deleted_at IS NULL) AS {name}"
+        ).format(child=sql.Identifier(child), column=sql.Identifier(column), name=sql.Identifier(name))
+    body, values = matching(table, selection, now)
+    stamp = sql.Identifier("r", _stamp(selection))
+    following: sql.Composable = sql.SQL("")
+    if after is not None:
+        if order == "key":
+            following = sql.SQL(" AND {key} > %s").format(key=key)
+        else:
+            following = sql.SQL(" AND {stamp} <= %s AND ({stamp} < %s OR {key} > %s)").format(stamp=stamp, key=key)
+            values.append(after[0])
+        values += after
+    sorting: sql.Composable = key if order == "key" else sql.SQL("{stamp} DESC, {key}").format(stamp=stamp, key=key)
+    page = sql.SQL("{body}{following} ORDER BY {sorting} LIMIT %s").format(
+        body=body, following=following, sorting=sorting
     )
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, [*values, limit + 1])
-        rows = await cursor.fetchall()
+    if selection.as_of is None and order == "updated":
+        # Keys are sorted alone: with all its columns, every row that is newer than those before it would be copied.
+        page = sql.SQL("FROM (SELECT {key} AS k {page}) p JOIN {table} r ON {key} = p.k ORDER BY {sorting}").format(
+            key=key, page=page, table=sql.Identifier(table), sorting=sorting
+        )
+    statement = sql.SQL("SELECT r.*{counts} {page}").format(counts=counts, page=page)
+    rows = await _fetch(connection, statement, [*values, limit + 1])
     return Page(rows[:limit], len(rows) > limit)
+
+
+def position_of(table: str, selection: Selection, order: Order, row: Row) -> Position:
+    """Where a row of a list stands, for `rows_of`'s `after`."""
+    key = str(row[SYNCED[table].key])
+    return (key,) if order == "key" else (row[_stamp(selection)], key)
+
+
+async def counts_of(
+    connection: psycopg.AsyncConnection, table: str, keys: Sequence[str], moment: datetime | None = None
+) -> dict[str, int]:
+    """How many rows of `CHILDREN` belong to each of the keys, now or as known at a moment.
+
+    As of a moment, rows are looked for among those that the table holds, deleted ones too: a row never changes whose it
+    is, and a walk through all of history would take a second per 100,000 rows.
+
+    Raises:
+        ConfigError: a moment without a time zone.
+        psycopg.Error: Postgres refused or went away.
+    """
+    child, column, _ = CHILDREN[table]
+    belongs = Filter(column, "in", list(keys))
+    own: list[str] | None = None
+    if moment is not None:
+        statement = sql.SQL("SELECT {key} FROM {child} WHERE {column} = ANY(%s)").format(
+            key=sql.Identifier(SYNCED[child].key), child=sql.Identifier(child), column=sql.Identifier(column)
+        )
+        own = [row[0] for row in await (await connection.execute(statement, (list(keys),))).fetchall()]
+    source, values = source_of(child, [belongs], moment, keys=own)
+    statement = sql.SQL("SELECT r.{column}, count(*) FROM ({source}) r GROUP BY 1").format(
+        column=sql.Identifier(column), source=source
+    )
+    found: dict[str, int] = dict(await (await connection.execute(statement, values)).fetchall())
+    return {key: found.get(key, 0) for key in keys}
 
 
 async def find(connection: psycopg.AsyncConnection, key: str, moment: datetime | None = None) -> dict[str, Row]:
@@ -169,9 +168,7 @@ async def find(connection: psycopg.AsyncConnection, key: str, moment: datetime |
             rows = [row async for row in as_of(connection, name, moment, keys=[key])]
         else:
             statement = sql.SQL("SELECT * FROM {} WHERE {} = %s").format(sql.Identifier(name), sql.Identifier(one.key))
-            async with connection.cursor(row_factory=dict_row) as cursor:
-                await cursor.execute(statement, (key,))
-                rows = await cursor.fetchall()
+            rows = await _fetch(connection, statement, [key])
         if rows:
             found[name] = rows[0]
     if not found:
@@ -179,66 +176,87 @@ async def find(connection: psycopg.AsyncConnection, key: str, moment: datetime |
     return found
 
 
-async def fees_in_force(connection: psycopg.AsyncConnection, moment: datetime, *, limit: int) -> Page:
+async def fees_in_force(
+    connection: psycopg.AsyncConnection,
+    moment: datetime,
+    *,
+    limit: int,
+    series: str | None = None,
+    after: str = "",
+    known_at: datetime | None = None,
+) -> Page:
     """The fee intervals that cover a moment, by series.
 
+    Args:
+        series: ticker; only its interval.
+        after: the last series of the page before.
+        known_at: leave out what became known later.
+
     Raises:
-        ConfigError: a limit outside of 1 to `MAX_ROWS`, a moment without a time zone.
+        ConfigError: a limit outside of 1 to `MAX_ROWS`, a moment without a time zone, a series that Postgres cannot
+            hold.
         psycopg.Error: Postgres refused or went away.
     """
     check_limit(limit)
     check_moment(moment)
-    statement = (
-        "SELECT series_ticker, fee_type, fee_multiplier, effective_from, effective_to, source_id FROM series_fees "
-        "WHERE deleted_at IS NULL AND effective_from <= %s AND (effective_to IS NULL OR effective_to > %s) "
-        "ORDER BY series_ticker LIMIT %s"
-    )
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, (moment, moment, limit + 1))
-        rows = await cursor.fetchall()
+    check_text("series", series)
+    where = [Filter("effective_from", "<=", moment)]
+    if series is not None:
+        where.append(Filter("series_ticker", "=", series))
+    source, values = source_of("series_fees", where, known_at)
+    statement = sql.SQL(
+        "SELECT r.* FROM ({source}) r WHERE (r.effective_to IS NULL OR r.effective_to > %s) AND r.series_ticker > %s "
+        "ORDER BY r.series_ticker LIMIT %s"
+    ).format(source=source)
+    rows = await _fetch(connection, statement, [*values, moment, after, limit + 1])
     return Page(rows[:limit], len(rows) > limit)
 
 
-async def stats(connection: psycopg.AsyncConnection, now: datetime) -> dict[str, dict[str, Any]]:
-    """Counts of live rows by table; `by_category` and `by_tag` hold the most frequent ones, `categories` and `tags`
-    how many there are.
+async def versions_of(
+    connection: psycopg.AsyncConnection,
+    table: str,
+    column: str,
+    value: str,
+    *,
+    first: datetime,
+    end: datetime,
+    limit: int,
+    after: tuple[datetime, int] | None = None,
+) -> Page:
+    """The versions of rows that were what is known at some moment of a span, newest first.
 
     Args:
-        now: what a fee must cover to be active.
+        table: a name in `SYNCED`.
+        column: the table's key, or a column that rows share.
+        value: what stands in it.
+        first, end: the span, from `first` up to before `end`. What became known later is left out: `known_to` is None
+            where a version still held at the span's end.
+        limit: at most `MAX_ROWS`.
+        after: `known_from` and `version` of the last row of the page before.
+
+    Returns:
+        The columns of `ssmd_core.secmaster.as_of.history`.
 
     Raises:
+        ConfigError: an unknown table, a limit outside of 1 to `MAX_ROWS`, a value that Postgres cannot hold.
         psycopg.Error: Postgres refused or went away.
     """
-    check_moment(now)
-    conditions = "polymarket_conditions"
-    counted: dict[str, dict[str, Any]] = {}
-    for name in ("series", "events", "markets", "pairs", conditions):
-        counted[name] = {"total": await _one(connection, f"SELECT count(*) FROM {name} WHERE deleted_at IS NULL")}
-    groups = {
-        "series": ("category",),
-        "events": ("status", "category"),
-        "markets": ("status",),
-        "pairs": ("exchange", "market_type", "status"),
-        conditions: ("status", "category"),
-    }
-    for name, columns in groups.items():
-        for column in columns:
-            statement = f"SELECT coalesce({column}, ''), count(*) FROM {name} WHERE deleted_at IS NULL GROUP BY 1"
-            top = _TOP_CATEGORIES if column == "category" else None
-            counted[name] |= await _grouped(connection, statement, column, top)
-    statement = f"SELECT tag, count(*) FROM {conditions}, unnest(tags) tag WHERE deleted_at IS NULL GROUP BY 1"
-    counted[conditions] |= await _grouped(connection, statement, "tag", _TOP_TAGS)
-    fees = "SELECT count(*) FROM series_fees WHERE deleted_at IS NULL"
-    active = f"{fees} AND effective_from <= %s AND (effective_to IS NULL OR effective_to > %s)"
-    counted["series_fees"] = {
-        "total": await _one(connection, fees),
-        "active": await _one(connection, active, (now, now)),
-        # Without those that were called off or displaced: their intervals are empty.
-        "future": await _one(
-            connection, f"{fees} AND effective_from > %s AND effective_to IS DISTINCT FROM effective_from", (now,)
-        ),
-    }
-    return counted
+    check_limit(limit)
+    check_text(column, value)
+    one = synced(table)
+    following = sql.SQL("" if after is None else "AND (v.known_from, v.version) < (%s, %s) ")
+    statement = sql.SQL(
+        "SELECT * FROM (SELECT h.*, lead(h.known_from) OVER (PARTITION BY h.{key} ORDER BY h.known_from, h.version) "
+        "AS known_to FROM {history} h WHERE h.{column} = %s AND h.known_from < %s) v "
+        "WHERE (v.known_to IS NULL OR v.known_to > %s) {following}ORDER BY v.known_from DESC, v.version DESC LIMIT %s"
+    ).format(
+        key=sql.Identifier(one.key),
+        history=sql.Identifier(one.history),
+        column=sql.Identifier(column),
+        following=following,
+    )
+    rows = await _fetch(connection, statement, [value, end, first, *(after or ()), limit + 1])
+    return Page(rows[:limit], len(rows) > limit)
 
 
 async def runs(connection: psycopg.AsyncConnection, *, scope: str | None = None, limit: int = 20) -> list[Row]:
@@ -254,9 +272,7 @@ async def runs(connection: psycopg.AsyncConnection, *, scope: str | None = None,
         "SELECT id, scope, mode, started_at, finished_at, report FROM sync_runs WHERE %s::text IS NULL OR scope = %s "
         "ORDER BY finished_at DESC, id DESC LIMIT %s"
     )
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, (scope, scope, limit))
-        return await cursor.fetchall()
+    return await _fetch(connection, sql.Composed([sql.SQL(statement)]), [scope, scope, limit])
 
 
 def check_limit(limit: int) -> None:
@@ -269,69 +285,46 @@ def check_limit(limit: int) -> None:
         raise ConfigError(f"limit {limit} is not between 1 and {MAX_ROWS}")
 
 
-def _filters(table: str, selection: Selection, now: datetime) -> list[Filter]:
-    """Conditions on the table's own columns."""
-    where: list[Filter] = []
-    for name in ("category", "status", "exchange", "market_type", "base", "quote"):
-        value = getattr(selection, name)
-        # A market's category is its event's; a condition's is also a tag.
-        if value is not None and not (name == "category" and table in {"markets", "polymarket_conditions"}):
-            where.append(Filter(name, "same word", value))
-    if selection.series is not None and table != "markets":
-        where.append(Filter(_SERIES_COLUMN.get(table, "series_ticker"), "=", selection.series))
-    if selection.event is not None:
-        where.append(Filter(_EVENT_COLUMN.get(table, "event_ticker"), "=", selection.event))
-    close = _CLOSE_COLUMN.get(table, "")
-    if selection.closing_within is not None:
-        begin = selection.as_of or now
-        try:
-            end = begin + selection.closing_within
-        except OverflowError:
-            days = selection.closing_within.days
-            raise ConfigError(f"closing_within: {days} days from {begin.isoformat()} on end after 9999") from None
-        where += [Filter(close, ">", begin), Filter(close, "<", end)]
-    if selection.closing_before is not None:
-        check_moment(selection.closing_before)
-        where.append(Filter(close, "<", selection.closing_before))
-    if selection.closing_after is not None:
-        check_moment(selection.closing_after)
-        where.append(Filter(close, ">", selection.closing_after))
-    return where
+def _stamp(selection: Selection) -> str:
+    return "updated_at" if selection.as_of is None else "known_from"
 
 
-async def _events_of(connection: psycopg.AsyncConnection, selection: Selection, now: datetime) -> list[str]:
-    """Tickers of the events of the selection's series and category."""
-    own = Selection(series=selection.series, category=selection.category)
-    where = _filters("events", own, now)
-    if selection.as_of is not None:
-        return [row["event_ticker"] async for row in as_of(connection, "events", selection.as_of, where=where)]
-    # Also those that are deleted: a market may outlive its event's listing.
-    conditions = sql.SQL(" AND ").join([one.condition("events") for one in where])
-    cursor = await connection.execute(
-        sql.SQL("SELECT event_ticker FROM events WHERE {}").format(conditions), [one.value for one in where]
-    )
-    return [row[0] for row in await cursor.fetchall()]
+async def _past_by_key(
+    connection: psycopg.AsyncConnection, table: str, selection: Selection, limit: int, now: datetime, after: str
+) -> Page:
+    """A page by key as of a moment: keys are taken in order, so many at a time, until the page is full.
+
+    One statement over all keys would look at every one of them to sort them, for each page.
+    """
+    one, asked, rows = SYNCED[table], max(_FIRST_KEYS, 2 * limit), list[Row]()
+    while len(rows) <= limit:
+        keys = await _next_keys(connection, one.history, one.key, after, asked)
+        if not keys:
+            break
+        body, values = matching(table, selection, now, keys=keys)
+        statement = sql.SQL("SELECT r.* {body} ORDER BY {key} LIMIT %s").format(
+            body=body, key=sql.Identifier("r", one.key)
+        )
+        rows += await _fetch(connection, statement, [*values, limit + 1 - len(rows)])
+        after, asked = keys[-1], min(4 * asked, _MOST_KEYS)
+    return Page(rows[:limit], len(rows) > limit)
 
 
-def _live(table: str, where: Sequence[Filter]) -> tuple[sql.Composed, list[object]]:
-    one = synced(table)
-    conditions = [sql.SQL("v.deleted_at IS NULL"), *(condition.condition("v") for condition in where)]
-    statement = sql.SQL("SELECT v.* FROM {table} v WHERE {conditions}").format(
-        table=sql.Identifier(one.name), conditions=sql.SQL(" AND ").join(conditions)
-    )
-    return statement, [condition.value for condition in where]
+async def _next_keys(connection: psycopg.AsyncConnection, history: str, key: str, after: str, most: int) -> list[str]:
+    """The keys that follow, in order; one probe of the index each, however many versions they have."""
+    statement = sql.SQL(
+        "WITH RECURSIVE walk AS ((SELECT {key} AS k, 1 AS n FROM {history} WHERE {key} > %s ORDER BY {key} LIMIT 1) "
+        "UNION ALL SELECT (SELECT {key} FROM {history} WHERE {key} > walk.k ORDER BY {key} LIMIT 1), n + 1 FROM walk "
+        "WHERE walk.k IS NOT NULL AND n < %s) SELECT k FROM walk WHERE k IS NOT NULL ORDER BY k"
+    ).format(key=sql.Identifier(key), history=sql.Identifier(history))
+    return [row[0] for row in await (await connection.execute(statement, (after, most))).fetchall()]
 
 
-async def _one(connection: psycopg.AsyncConnection, statement: str, values: Sequence[object] = ()) -> int:
-    cursor = await connection.execute(statement.encode(), values)
-    row = await cursor.fetchone()
-    return int(row[0]) if row else 0
-
-
-async def _grouped(connection: psycopg.AsyncConnection, statement: str, column: str, top: int | None) -> dict[str, Any]:
-    cursor = await connection.execute(f"{statement} ORDER BY 2 DESC, 1".encode())
-    counts: dict[str, int] = dict(await cursor.fetchall())
-    if top is None:
-        return {f"by_{column}": counts}
-    plural = "categories" if column == "category" else f"{column}s"
-    return {f"by_{column}": dict(list(counts.items())[:top]), plural: len(counts)}
+async def _fetch(connection: psycopg.AsyncConnection, statement: sql.Composed, values: Sequence[object]) -> list[Row]:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement, values)
+        rows: list[Row] = []
+        while some := await cursor.fetchmany(_ROWS_A_TURN):
+            rows += some
+            await asyncio.sleep(0)
+        return rows
