@@ -6,6 +6,7 @@ import dagster as dg
 
 from ssmd_assets.defs.archives.assets import archive_specs
 from ssmd_assets.defs.archives.sensors import sealed_hours
+from ssmd_assets.defs.archives.upload import archive_upload, upload_job, upload_schedule
 from ssmd_assets.defs.datasets.assets import dataset_assets
 from ssmd_assets.defs.datasets.jobs import hourly_datasets
 from ssmd_assets.defs.resources import Environment
@@ -15,9 +16,9 @@ from ssmd_assets.defs.secmaster.schedules import sync_schedules
 from ssmd_assets.defs.streams.assets import stream_specs
 
 defs = dg.Definitions(
-    assets=[*stream_specs(), *archive_specs(), *dataset_assets(), *rest_specs(), *secmaster_assets()],
-    jobs=[hourly_datasets, secmaster_first],
-    schedules=sync_schedules(),
+    assets=[*stream_specs(), *archive_specs(), *dataset_assets(), *rest_specs(), *secmaster_assets(), archive_upload],
+    jobs=[hourly_datasets, secmaster_first, upload_job],
+    schedules=[*sync_schedules(), upload_schedule],
     sensors=[sealed_hours, first_syncs],
     resources={"environment": Environment()},
     # A process for each step costs more than the step: 3.6-4.9 s against 12-20 s for one asset with two checks.

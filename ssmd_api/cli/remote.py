@@ -1,0 +1,58 @@
+"""Commands that ask a running API: `SSMD_API_URL` says which, `SSMD_API_KEY` with which key."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ssmd_api.cli.tables import shown
+from ssmd_core.errors import ConfigError, SsmdError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+TIMEOUT_S = 10.0
+
+
+class RemoteError(SsmdError):
+    """The API cannot be reached, or refused; the text is its own."""
+
+
+def get(path: str, **parameters: str | int | None) -> Any:
+    """The JSON of a GET.
+
+    Args:
+        parameters: of the query; None for those that are not given, `from_` for `from`.
+
+    Raises:
+        ConfigError: `SSMD_API_URL` is no URL, or no key is set.
+        RemoteError: no answer within ten seconds, or a refusal.
+    """
+    import httpx2
+
+    base, key = os.environ.get("SSMD_API_URL") or DEFAULT_URL, os.environ.get("SSMD_API_KEY", "")
+    if not key:
+        raise ConfigError("SSMD_API_KEY is not set: `ssmd keys create` makes a key")
+    given = {name.rstrip("_"): value for name, value in parameters.items() if value is not None}
+    try:
+        with httpx2.Client(base_url=base.rstrip("/"), timeout=TIMEOUT_S) as client:
+            response = client.get(path, params=given, headers={"X-API-Key": key})
+    except httpx2.InvalidURL as error:
+        raise ConfigError(f"SSMD_API_URL {base!r} is no URL: {error}") from error
+    except httpx2.UnsupportedProtocol as error:
+        raise ConfigError(f"SSMD_API_URL {base!r} is not of the form http://host:port") from error
+    except httpx2.HTTPError as error:
+        raise RemoteError(f"the API at {base} does not answer: {str(error) or type(error).__name__}") from error
+    try:
+        body = response.json()
+    except ValueError as error:
+        raise RemoteError(f"{base} answers {response.status_code}, and not in JSON: is it an ssmd API?") from error
+    if not response.is_success:
+        raise RemoteError(_refusal(body, response.status_code))
+    return body
+
+
+def _refusal(body: Any, status: int) -> str:
+    """The API's own words on one line."""
+    text = body.get("error") if isinstance(body, dict) else None
+    request_id = body.get("requestId") if isinstance(body, dict) else None
+    line = shown(" ".join(str(text or "no reason given").split()))
+    return f"{line} ({status}{f', request {request_id}' if request_id else ''})"

@@ -1,0 +1,120 @@
+"""What the manifests say there is: in the data folder, or in the object store where downloads come from.
+
+Only what a manifest names is offered. A manifest is read again when it has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import structlog
+
+from ssmd_api.errors import UnavailableError
+from ssmd_core.archive.manifest import Manifest, load_manifest
+from ssmd_core.datasets.catalog import Catalog, load_catalog
+from ssmd_core.datasets.manifest import ParquetManifest, load_parquet_manifest
+from ssmd_core.errors import ArchiveError
+from ssmd_core.storage.layout import CATALOG_NAME, Day, Kind
+from ssmd_core.storage.store import Storage, StorageError
+
+log = structlog.get_logger()
+
+_MAX_KEPT = 2_000
+_MAX_BYTES = 32 * 1024 * 1024
+_READ_AT_ONCE = 16
+_T = TypeVar("_T")
+
+
+class Holdings:
+    """Manifests and the catalog.
+
+    Args:
+        data: data folder.
+        storage: where to read them instead; None for the data folder.
+    """
+
+    def __init__(self, data: Path, storage: Storage | None) -> None:
+        self._data = data
+        self._storage = storage
+        self._kept: OrderedDict[str, tuple[str, Any]] = OrderedDict()
+        self._gate = asyncio.Semaphore(_READ_AT_ONCE)
+
+    async def catalog(self) -> Catalog | None:
+        """The catalog, None if there is none.
+
+        Raises:
+            UnavailableError: it is damaged, or the store is away.
+        """
+        return await self._load(CATALOG_NAME, load_catalog)
+
+    async def raw(self, feed: str, stream: str, date: str) -> Manifest | None:
+        """The manifest of a day of the archive.
+
+        Raises:
+            UnavailableError: see `catalog`.
+        """
+        return await self._load(Day(Kind.RAW, feed, stream, date).manifest, load_manifest)
+
+    async def parquet(self, feed: str, stream: str, date: str) -> ParquetManifest | None:
+        """The manifest of a day of the datasets.
+
+        Raises:
+            UnavailableError: see `catalog`.
+        """
+        return await self._load(Day(Kind.PARQUET, feed, stream, date).manifest, load_parquet_manifest)
+
+    async def _load(self, path: str, load: Callable[[Path], _T | None]) -> _T | None:
+        try:
+            if self._storage is None:
+                return await self._load_file(path, load)
+            async with self._gate:
+                return await self._load_object(self._storage, path, load)
+        except (ArchiveError, StorageError, OSError) as error:
+            log.error("manifest_unreadable", path=path, error=str(error))
+            raise UnavailableError(f"{path} cannot be read now") from error
+
+    async def _load_file(self, path: str, load: Callable[[Path], _T | None]) -> _T | None:
+        file = self._data / path
+        try:
+            found = file.stat()
+        except FileNotFoundError:
+            return None
+        version = f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+        kept = self._kept.get(path)
+        if kept is not None and kept[0] == version:
+            return cast("_T", kept[1])
+        document = await asyncio.to_thread(load, file.parent)
+        self._keep(path, version, document)
+        return document
+
+    async def _load_object(self, storage: Storage, path: str, load: Callable[[Path], _T | None]) -> _T | None:
+        kept = self._kept.get(path)
+        got = await storage.read(path, known=kept[0] if kept else "", most_bytes=_MAX_BYTES)
+        if got is None:
+            return None
+        if got == "same":
+            assert kept is not None
+            return cast("_T", kept[1])
+        content, version = got
+        name = path.rpartition("/")[2]
+        document = await asyncio.to_thread(lambda: _load_bytes(name, content, load))
+        self._keep(path, version, document)
+        return document
+
+    def _keep(self, path: str, version: str, document: object) -> None:
+        self._kept[path] = version, document
+        self._kept.move_to_end(path)
+        while len(self._kept) > _MAX_KEPT:
+            self._kept.popitem(last=False)
+
+
+def _load_bytes(name: str, content: bytes, load: Callable[[Path], _T | None]) -> _T | None:
+    """A document of the store, checked by what checks those of the disk, which reads files."""
+    with tempfile.TemporaryDirectory(prefix="ssmd-manifest-") as folder:
+        (Path(folder) / name).write_bytes(content)
+        return load(Path(folder))
