@@ -1,0 +1,1 @@
+"""The proxy to a language model: guardrails, upstreams, accounting."""
