@@ -1,0 +1,315 @@
+"""`ssmd.Client`: captured market data of an ssmd installation, over its API."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ssmd import _download, _scan
+from ssmd._http import Http
+from ssmd.errors import ApiError, ClientError, IntegrityError, MissingHours, MissingHoursError, MissingHoursWarning
+from ssmd.files import File
+
+if TYPE_CHECKING:
+    import polars as pl
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+_MAX_SPAN_DAYS = 7
+_MAX_COVERAGE_DAYS = 31
+_PAGE = 1000
+_LOOKUP_IDS = 100
+_PARALLEL = 8
+
+Row = dict[str, Any]
+
+
+class Client:
+    """Lists, downloads and reads captured market data.
+
+    Days are UTC, and both ends of a range belong to it. Rows are as the API gives them: decimals as text so that no
+    digit is lost, times in ISO 8601.
+
+    Requests that fail for a passing reason (429, 500, 502, 503, a lost connection) are made again, up to five times.
+
+    Args:
+        url: base URL of the API; `SSMD_API_URL`, else http://127.0.0.1:8080.
+        key: API key; `SSMD_API_KEY`.
+    """
+
+    def __init__(self, url: str | None = None, key: str | None = None) -> None:
+        self._url = (url or os.environ.get("SSMD_API_URL") or DEFAULT_URL).rstrip("/")
+        if not self._url.startswith(("http://", "https://")):
+            raise ValueError(f"{self._url!r} is not of the form https://host[:port]")
+        self._http = Http(self._url, key or os.environ.get("SSMD_API_KEY") or "")
+
+    def __enter__(self) -> Client:
+        """Itself; connections are closed at the end."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def feeds(self) -> list[Row]:
+        """The feeds that the key reaches, with their message types and days.
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        return _rows(self._http.json("/v1/data/feeds", {}), "feeds")
+
+    def freshness(self, feed: str | None = None) -> list[Row]:
+        """The age of each feed's newest hour.
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        return _rows(self._http.json("/v1/data/freshness", {"feed": feed}), "feeds")
+
+    def coverage(self, feed: str, first: date | str, last: date | str) -> list[Row]:
+        """The state of every hour: a row for each with `stream`, `date`, `hour`, `state`, `hasDataset`, `records`, …
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        found = []
+        for part_first, part_last in _scan.spans(_day(first), _day(last), _MAX_COVERAGE_DAYS):
+            asked = {"feed": feed, "from": part_first, "to": part_last}
+            for one in _rows(self._http.json("/v1/data/coverage", asked), "feeds"):
+                for stream in _rows(one, "streams"):
+                    for day in _rows(stream, "days"):
+                        where = {"feed": one.get("feed"), "stream": stream.get("stream"), "date": day.get("date")}
+                        found += [where | hour for hour in _rows(day, "hours")]
+        return found
+
+    def trades(self, feed: str, day: date | str | None = None, *, limit: int = 20) -> list[Row]:
+        """Trades of a day (today if not given) summed up by instrument, the most traded first.
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        return _rows(self._http.json("/v1/data/trades", {"feed": feed, "date": day, "limit": limit}), "trades")
+
+    def markets(self, *, as_of: datetime | str | None = None, limit: int = 1000, **filters: Any) -> list[Row]:
+        """Kalshi markets as they were known at a moment, now if not given.
+
+        Args:
+            limit: at most so many, over as many pages as it takes.
+            filters: of `GET /v1/markets`: `category`, `status`, `series`, `event`, …
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        found: list[Row] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            page = {
+                **filters,
+                "as_of": as_of,
+                "cursor": cursor,
+                "limit": min(_PAGE, limit - len(found)),
+                "order": "key",
+            }
+            answer = self._http.json("/v1/markets", page)
+            rows = _rows(answer, "markets")
+            found += rows
+            cursor = answer.get("nextCursor")
+            if not cursor or not rows:
+                break
+        return found[:limit]
+
+    def lookup(self, ids: Sequence[str], feed: str | None = None) -> list[Row]:
+        """Markets, pairs, conditions and tokens by their ids; unknown ones are left out.
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        found: list[Row] = []
+        for start in range(0, len(ids), _LOOKUP_IDS):
+            part = ids[start : start + _LOOKUP_IDS]
+            found += _rows(self._http.json("/v1/markets/lookup", {"ids": part, "feed": feed}), "markets")
+        return found
+
+    def files(
+        self, feed: str, first: date | str, last: date | str, type: str | None = None, *, strict: bool = False
+    ) -> list[File]:
+        """Parquet files of a feed with signed URLs, by path; of all message types if none is given.
+
+        Args:
+            strict: raise where hours are missing; otherwise warn.
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+            IntegrityError: the API names a path that is none of a dataset.
+            MissingHoursError: hours are missing, and `strict`.
+        """
+        begin, end = _day(first), _day(last)
+        if begin > end:
+            raise ValueError(f"{begin} is after {end}")
+        found = _Listing()
+        for part_first, part_last in _scan.spans(begin, end, _MAX_SPAN_DAYS):
+            self._list(found, feed, part_first, part_last, type)
+        missing = _scan.answered_missing(feed, found.missing)
+        _tell(
+            _scan.not_allowed(feed, [day for day in _scan.days(begin, end) if day not in found.days]) + missing, strict
+        )
+        return sorted(found.files, key=lambda file: file.path)
+
+    def download(
+        self,
+        feed: str,
+        type: str | None,
+        first: date | str,
+        last: date | str,
+        *,
+        to: Path | str,
+        strict: bool = False,
+        parallel: int = _PARALLEL,
+    ) -> list[Path]:
+        """Download parquet files into a folder, as `{to}/{feed}/{stream}/{YYYY-MM-DD}/{type}_{HH}00.parquet`.
+
+        What is there with the right hash is not fetched again; what broke off is continued where it broke off. A file
+        has its name only once its size and SHA-256 are right.
+
+        Args:
+            type: message type; None for all.
+            strict: raise where hours are missing, before anything is fetched; otherwise warn.
+            parallel: connections at a time.
+
+        Raises:
+            ApiError: the API or the store refused, or cannot be reached.
+            IntegrityError: a file is not what the API says it is.
+            MissingHoursError: hours are missing, and `strict`.
+        """
+        files = self.files(feed, first, last, type, strict=strict)
+        return _download.download(files, Path(to), self._renewed, parallel=parallel)
+
+    def scan(
+        self,
+        feed: str,
+        type: str,
+        first: date | str,
+        last: date | str,
+        *,
+        local: Path | str | None = None,
+        cache: Path | str | None = None,
+        strict: bool = False,
+    ) -> pl.LazyFrame:
+        """A range of days of one message type as a polars LazyFrame, in the order of streams and hours.
+
+        Without `local` and `cache` it reads over signed URLs, only the columns and row groups that the query needs.
+        These URLs are good for 12 hours, and their bytes are not compared with hashes: download what you keep.
+
+        Args:
+            local: data folder of an ssmd installation, or a folder of `download`; the API is not asked.
+            cache: download into this folder first, and read from there.
+            strict: raise where hours are missing; otherwise warn.
+
+        Raises:
+            ApiError: the API or the store refused, or cannot be reached.
+            IntegrityError: a file is not what the API says it is.
+            MissingHoursError: hours are missing, and `strict`.
+            ClientError: there is no file at all.
+        """
+        begin, end = _day(first), _day(last)
+        if local is not None:
+            _tell(_scan.local_missing(Path(local), feed, begin, end, datetime.now(UTC)), strict)
+            sources = [str(path) for path in _scan.local_files(Path(local), feed, type, begin, end)]
+        elif cache is not None:
+            sources = [str(path) for path in self.download(feed, type, first, last, to=cache, strict=strict)]
+        else:
+            sources = [file.url for file in self.files(feed, begin, end, type, strict=strict)]
+        if not sources:
+            raise ClientError(f"there is no file of {feed} {type} from {begin} to {end}")
+        return _scan.scan(sources)
+
+    def _list(self, found: _Listing, feed: str, first: date, last: date, type: str | None) -> None:
+        """Files of at most a week, asked for in as many parts as the API's limit of files makes necessary."""
+        asked = {"feed": feed, "from": first, "to": last, "type": type}
+        try:
+            answer = self._http.json("/v1/data/download", asked)
+        except ApiError as error:
+            if error.status != 400 or error.field != "from":
+                raise
+            if first < last:
+                middle = first + (last - first) // 2
+                self._list(found, feed, first, middle, type)
+                self._list(found, feed, middle + timedelta(days=1), last, type)
+            elif type is None:
+                types = {name for row in self.feeds() if row.get("name") == feed for name in row["messageTypes"]}
+                for name in sorted(types):
+                    self._list(found, feed, first, last, name)
+            else:
+                raise
+            return
+        files = [File.parse(told, self._url) for told in _rows(answer, "files")]
+        for file in files:
+            if file.feed != feed or not first <= file.hour.date() <= last or type not in {None, file.type}:
+                raise IntegrityError(f"{file.path} was not asked for")
+        found.files += files
+        found.missing += _rows(answer, "missing")
+        try:
+            begin, end = date.fromisoformat(str(answer.get("from"))), date.fromisoformat(str(answer.get("to")))
+        except ValueError:
+            raise ApiError("the answer does not say which days it is about", code="bad_answer") from None
+        found.days.update(_scan.days(max(first, begin), min(last, end)))
+
+    def _renewed(self, file: File) -> File:
+        """The file as it is now, with a fresh URL."""
+        day, found = file.hour.date(), _Listing()
+        self._list(found, file.feed, day, day, file.type)
+        for one in found.files:
+            if one.path == file.path:
+                return one
+        raise ClientError(f"{file.path} is no longer there")
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What several answers tell together.
+
+    Attributes:
+        days: that they are about: the API cuts off those that the key does not reach.
+    """
+
+    files: list[File] = field(default_factory=list)
+    missing: list[Row] = field(default_factory=list)
+    days: set[date] = field(default_factory=set)
+
+
+def _tell(missing: Sequence[MissingHours], strict: bool) -> None:
+    if missing and strict:
+        raise MissingHoursError(missing)
+    if missing:
+        # Shown at the caller's line, however deep in here it is raised.
+        depth = 1
+        while sys._getframe(depth).f_globals.get("__package__") == __package__:
+            depth += 1
+        warnings.warn(MissingHoursWarning(missing), stacklevel=depth + 1)
+
+
+def _day(given: date | str) -> date:
+    if isinstance(given, datetime):
+        raise TypeError(f"a day is wanted, not a moment: {given}")
+    return given if isinstance(given, date) else date.fromisoformat(given)
+
+
+def _rows(answer: Row, name: str) -> list[Row]:
+    """A list of objects in an answer."""
+    found = answer.get(name)
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ApiError(f"the answer has no list {name!r}", code="bad_answer")
+    return found

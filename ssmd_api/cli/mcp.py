@@ -1,0 +1,52 @@
+"""`ssmd mcp`: ssmd's tools for agents."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from ssmd_api.cli.output import clear_errors, print_json
+from ssmd_api.cli.remote import DEFAULT_URL
+
+mcp_app = typer.Typer(help="Tools for agents (MCP); the API serves them at /mcp, too.", no_args_is_help=True)
+
+
+@mcp_app.command("run")
+def run() -> None:
+    """Serve over stdin and stdout with SSMD_API_URL and SSMD_API_KEY until stdin ends; a client starts it."""
+    import asyncio
+
+    from ssmd_core.errors import ConfigError
+
+    with clear_errors():
+        url = os.environ.get("SSMD_API_URL") or DEFAULT_URL
+        key = os.environ.get("SSMD_API_KEY", "")
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"SSMD_API_URL: {url!r} is not of the form https://host[:port]")
+        if not key:
+            raise ConfigError("SSMD_API_KEY is not set: the tools need an API key")
+
+        from ssmd_api.mcp.stdio import run as serve
+
+        asyncio.run(serve(url, key))
+
+
+@mcp_app.command("tools")
+def tools(
+    as_json: Annotated[bool, typer.Option("--json", help="With the schemas of their arguments.")] = False,
+) -> None:
+    """List the tools."""
+    from ssmd_api.cli.tables import print_table
+    from ssmd_api.mcp.tools import TOOLS
+
+    if as_json:
+        print_json(
+            [
+                {"name": tool.name, "description": tool.description, "arguments": tool.schema()}
+                for tool in TOOLS.values()
+            ]
+        )
+    else:
+        print_table(["tool", "takes"], [[tool.name, list(tool.schema()["properties"])] for tool in TOOLS.values()])
