@@ -13,13 +13,16 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 
 from ssmd_api.errors import ApiError
+from ssmd_api.graphql import view as graphql
+from ssmd_api.mcp.http import mcp_route
 from ssmd_api.middleware import Surroundings
-from ssmd_api.rest import health
+from ssmd_api.rest import chat, data, docs, files, health, keys, quality, secmaster, settings, status
 from ssmd_api.routing import Route, answer, refusal
 from ssmd_api.services import Services
+from ssmd_api.web import pages
 
 #: Every route of the REST interface; a literal path stands before a pattern that would take it.
-ROUTES: tuple[Route, ...] = (*health.ROUTES,)
+ROUTES: tuple[Route, ...] = (*health.ROUTES, *graphql.ROUTES, *secmaster.ROUTES, *quality.ROUTES, *keys.ROUTES, *settings.ROUTES, *chat.ROUTES, *data.ROUTES, *files.ROUTES, *status.ROUTES, *docs.ROUTES, *pages.ROUTES)
 
 _CODES = {404: ("not_found", "no such path"), 405: ("method_not_allowed", "no such method on this path")}
 
@@ -29,6 +32,7 @@ def make_app(services: Services) -> Surroundings:
     routes: list[BaseRoute] = [
         StarletteRoute(route.path, _endpoint(route, services), methods=[route.method]) for route in ROUTES
     ]
+    routes.append(mcp_route(services))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
     return Surroundings(app, services)
 

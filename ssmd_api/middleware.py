@@ -36,6 +36,7 @@ class Surroundings:
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
+        self._usage = services.usage
         self._origins = frozenset(services.settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,10 +50,10 @@ class Surroundings:
         headers = Headers(scope=scope)
         origin = headers.get("origin", "")
         cors = _cors(origin) if origin in self._origins else []
-        began = False
+        began, sent_bytes = False, 0
 
         async def surrounded(message: Message) -> None:
-            nonlocal began
+            nonlocal began, sent_bytes
             if message["type"] == "http.response.start":
                 began = True
                 own = message["headers"] = [*message.get("headers", []), *_SECURITY, *cors]
@@ -60,6 +61,7 @@ class Surroundings:
                 if not any(name == b"content-security-policy" for name, _ in own):
                     own.append(_API_POLICY)
             await send(message)
+            sent_bytes += len(message.get("body", b""))
 
         if scope["method"] == "OPTIONS" and headers.get("access-control-request-method"):
             await surrounded({"type": "http.response.start", "status": 200, "headers": []})
@@ -74,6 +76,9 @@ class Surroundings:
                 raise
             response = refusal(ApiError("something went wrong here; the request id finds it in the log"), request_id)
             await response(scope, receive, surrounded)
+        finally:
+            if key_prefix := state.get("key_prefix"):
+                self._usage.response(key_prefix, sent_bytes)
 
 
 def _cors(origin: str) -> list[tuple[bytes, bytes]]:

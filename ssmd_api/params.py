@@ -114,6 +114,9 @@ def _value(kind: str, name: str, text: str) -> Any:
         if text not in {"true", "false"}:
             raise InvalidRequestError(f"{name}: {shown(text)} is neither true nor false", field=name)
         return text == "true"
+    if kind == "other" and text.lower() == "null":
+        # msgspec would take it for no value: a filter that is silently not applied.
+        raise InvalidRequestError(f"{name}: {shown(text)} is not a value", field=name)
     if kind == "int" and not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise InvalidRequestError(f"{name}: {shown(text)} is not a whole number", field=name)
     return text
@@ -128,12 +131,16 @@ def _kinds(kind: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def _kind_of(found: inspect.Type) -> str:
+    while isinstance(found, inspect.Metadata):  # a description
+        found = found.type
     options = found.types if isinstance(found, inspect.UnionType) else (found,)
+    options = tuple(one.type if isinstance(one, inspect.Metadata) else one for one in options)
     names = {
         inspect.DateTimeType: "moment",
         inspect.ListType: "list",
         inspect.VarTupleType: "list",
         inspect.BoolType: "bool",
         inspect.IntType: "int",
+        inspect.StrType: "text",
     }
-    return next((names[type(one)] for one in options if type(one) in names), "text")
+    return next((names[type(one)] for one in options if type(one) in names), "other")

@@ -21,7 +21,7 @@ from psycopg_pool import PoolTimeout
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ssmd_api.auth.access import Principal, Scope
+from ssmd_api.auth.access import ANY_KEY, AnyKey, Principal, Scope
 from ssmd_api.errors import (
     ApiError,
     InvalidRequestError,
@@ -116,7 +116,7 @@ class Route:
         handler: gives a JSON value, bytes of JSON, or a `Response`.
         summary: one sentence for the OpenAPI document.
         tag: group in that document.
-        scope: None for an open route.
+        scope: None for an open route, `ANY_KEY` where a valid key is enough.
         feeds: names, of which the key must reach one; a rule; or None where nothing of a feed is told.
         days: None where nothing of a day is told.
         query, body: Structs; a route without a body ignores one.
@@ -129,7 +129,7 @@ class Route:
     handler: Handler
     summary: str
     tag: str
-    scope: Scope | None
+    scope: Scope | AnyKey | None
     feeds: tuple[str, ...] | FeedRule | None = None
     days: DayRule | None = None
     query: type[msgspec.Struct] = NoQuery
@@ -204,11 +204,13 @@ async def _answer(call: Call) -> Response:
     return Response(body, route.status, media_type=route.media_type)
 
 
-async def _admit(call: Call, scope: Scope) -> None:
+async def _admit(call: Call, scope: Scope | AnyKey) -> None:
     """Who asks, how often, and whether that scope is theirs."""
-    services = call.services
-    call.found_principal = principal = await services.authenticator.principal(call.request.headers)
-    limit = services.tiers.get(principal.tier, services.tiers["standard"])
+    services, request = call.services, call.request
+    address = request.client.host if request.client else ""
+    call.found_principal = principal = await services.authenticator.principal(request.headers, address)
+    request.scope["state"]["key_prefix"] = principal.key_prefix
+    limit = await services.tiers.limit(principal.tier)
     allowance = await services.limiter.take(principal.key_prefix, limit)
     reset_ms = int(time.time() * 1000 + allowance.reset_s * 1000)
     call.headers |= {
@@ -216,12 +218,14 @@ async def _admit(call: Call, scope: Scope) -> None:
         "X-RateLimit-Remaining": str(allowance.remaining),
         "X-RateLimit-Reset": str(reset_ms),
     }
+    services.usage.request(principal.key_prefix, allowed=allowance.allowed)
     if not allowance.allowed:
         services.metrics.rate_limit_hits.labels(principal.key_prefix).inc()
         raise RateLimitedError(
             f"more than {limit} requests in 60 s; {allowance.reset_s:.0f} s to wait", retry_after_s=allowance.reset_s
         )
-    principal.check_scope(scope)
+    if scope != ANY_KEY:
+        principal.check_scope(scope)
 
 
 def reach(call: Call, principal: Principal, now: datetime) -> None:
@@ -232,16 +236,15 @@ def reach(call: Call, principal: Principal, now: datetime) -> None:
         InvalidRequestError: an unknown feed, days in the wrong order.
     """
     route, query = call.route, call.query
-    if route.feeds is FeedRule.PARAM:
+    known = tuple(FEEDS) if route.feeds is FeedRule.PARAM else route.feeds
+    if known is not None:
         if (feed := getattr(query, "feed", None)) is None:
-            call.feeds = principal.feeds_among(FEEDS)
+            call.feeds = principal.feeds_among(known)
         else:
-            if feed not in FEEDS:
-                raise InvalidRequestError(f"feed: {shown(feed)} is none of {', '.join(FEEDS)}", field="feed")
+            if feed not in known:
+                raise InvalidRequestError(f"feed: {shown(feed)} is none of {', '.join(known)}", field="feed")
             principal.check_feed(feed)
             call.feeds = (feed,)
-    elif route.feeds is not None:
-        call.feeds = principal.feeds_among(route.feeds)
     if route.days is DayRule.AS_OF:
         call.moment = query.as_of
         principal.check_moment(query.as_of or now)

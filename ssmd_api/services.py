@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,11 +17,19 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ssmd_api.auth.authenticator import Authenticator
-from ssmd_api.auth.limits import TIERS, Limiter, MemoryLimiter
+from ssmd_api.auth.limits import Limiter, MemoryLimiter
+from ssmd_api.auth.redis_limits import RedisLimiter
+from ssmd_api.auth.tiers import Tiers
+from ssmd_api.auth.usage import Usage
+from ssmd_api.auth.wrong_keys import WrongKeys
 from ssmd_api.changes import Answers, Changes
+from ssmd_api.data.captured import Captured
+from ssmd_api.files.resource import Files
+from ssmd_api.llm.upstreams import Upstream, open_upstream
 from ssmd_api.loaders import Loaders
 from ssmd_api.metrics import Metrics
 from ssmd_api.settings import ApiSettings
+from ssmd_api.status.board import Board
 from ssmd_core.clock import Clock
 from ssmd_core.db.connect import CONNECT_TIMEOUT_S, DatabaseError, check_url, now_of, set_now
 from ssmd_core.db.migrate import head, revision_of
@@ -43,6 +51,11 @@ class Services:
         changes: word of committed changes.
         answers: bodies kept until there is some.
         tiers: requests per window.
+        usage: counts what each key does.
+        board: what every stream does now.
+        files: downloads and signed URLs.
+        captured: archives and datasets.
+        llm: who answers chats; None if nobody does.
     """
 
     settings: ApiSettings
@@ -52,13 +65,20 @@ class Services:
     answers: Answers
     authenticator: Authenticator
     limiter: Limiter
-    tiers: Mapping[str, int]
+    tiers: Tiers
+    usage: Usage
     registry: CollectorRegistry
     metrics: Metrics
+    captured: Captured
+    llm: Upstream | None
     loaders: Loaders = field(init=False)
+    board: Board = field(init=False)
+    files: Files = field(init=False)
 
     def __post_init__(self) -> None:
         self.loaders = Loaders(self)
+        self.board = Board(self)
+        self.files = Files(self.settings)
 
     @property
     def now(self) -> datetime:
@@ -136,16 +156,32 @@ async def open_services(settings: ApiSettings) -> AsyncIterator[Services]:
         changes = Changes(url)
         listening = asyncio.create_task(changes.run())
         stack.callback(listening.cancel)
+        usage = Usage(pool, settings.core.clock)
+        usage.start()
+        stack.push_async_callback(usage.close)
+        limiter: Limiter = (memory := MemoryLimiter(time.monotonic))
+        if settings.core.redis_url:
+            limiter = shared = RedisLimiter(settings.core.redis_url, memory)
+            stack.push_async_callback(shared.close)
+            await shared.start()
         registry = CollectorRegistry()
-        yield Services(
+        captured = Captured(settings.core)
+        stack.callback(captured.close)
+        wrong = WrongKeys(pool, changes, time.monotonic)
+        services = Services(
             settings=settings,
             clock=settings.core.clock,
             pool=pool,
             changes=changes,
             answers=Answers(changes, _ANSWERS_BYTES, time.monotonic),
-            authenticator=Authenticator(pool, changes, settings.core.clock),
-            limiter=MemoryLimiter(time.monotonic),
-            tiers=TIERS,
+            authenticator=Authenticator(pool, changes, settings.core.clock, wrong),
+            limiter=limiter,
+            tiers=Tiers(pool, changes),
+            usage=usage,
             registry=registry,
             metrics=Metrics(registry),
+            captured=captured,
+            llm=await stack.enter_async_context(open_upstream(settings.environment)),
         )
+        stack.push_async_callback(services.board.close)
+        yield services

@@ -12,14 +12,15 @@ from typing import Any
 
 import httpx2
 import psycopg
-import uvicorn
+from examples import HttpExample
 
-from ssmd_api.app import make_app
 from ssmd_api.auth.keys import make_key
-from ssmd_api.serve import server_config
+from ssmd_api.serve import ApiServer
 from ssmd_api.services import Services, open_services
 from ssmd_api.settings import ApiSettings
 
+#: The key that docs/api/ speaks of.
+EXAMPLE_PREFIX = "sk_test_EXAMPLE1"
 ANY_FEED = ("*",)
 FIRST_DAY, LAST_DAY = date(2020, 1, 1), date(2099, 12, 31)
 
@@ -42,7 +43,7 @@ class ApiRig:
         self.http: httpx2.Client
         self.url = ""
         self._loop = asyncio.new_event_loop()
-        self._server: uvicorn.Server
+        self._server: ApiServer
         self._up = threading.Event()
         self._error: BaseException | None = None
 
@@ -85,10 +86,26 @@ class ApiRig:
         assert response.status_code == 200, (response.status_code, response.text)
         return response.json()
 
+    def send(self, example: HttpExample, key: str) -> httpx2.Response:
+        """An example's request."""
+        headers = {"X-API-Key": key} if key else {}
+        if example.body:
+            headers["Content-Type"] = "application/json"
+        return self.http.request(example.method, example.target, content=example.body or None, headers=headers)
+
+    def prepare_examples(self) -> None:
+        """What the examples of docs/api/ speak of beside the installation: a key of somebody's."""
+        self.sql(
+            "INSERT INTO api_keys (id, user_id, user_email, key_prefix, key_hash, name, scopes, allowed_feeds, "
+            "date_range_start, date_range_end) VALUES ('example', 'you@example.com', 'you@example.com', %s, %s, "
+            "'an example', '{datasets:read}', '{kalshi}', '2026-11-01', '2026-11-30')",
+            (EXAMPLE_PREFIX, "0" * 64),
+        )
+
     async def _main(self) -> None:
         async with open_services(self.settings) as services:
             self.services = services
-            self._server = uvicorn.Server(server_config(make_app(services), "127.0.0.1", 0))
+            self._server = ApiServer(services, "127.0.0.1", 0)
             serving = asyncio.create_task(self._server.serve())
             while not self._server.started and not serving.done():
                 await asyncio.sleep(0.01)

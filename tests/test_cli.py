@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ssmd_api.cli.stack import first_steps
+
 SSMD = [sys.executable, "-c", "from ssmd_api.cli.main import main; main()"]
 
 
@@ -71,8 +73,11 @@ def test_configuration_files_are_written_and_checked(tmp_path: Path) -> None:
     assert "colour" in answer.stdout
 
 
+@pytest.mark.timeout(300)
 def test_demo_end_to_end(tmp_path: Path) -> None:
-    """Four venues, capture, archive, Dagster, verify; then one byte is changed and verify names the file."""
+    """Four venues, capture, archive, Dagster, verify; the lines that the demo ends with, pasted into a shell; then one
+    byte is changed and verify names the file.
+    """
     answer = ssmd("demo", "--data", str(tmp_path / "demo"), "--seconds", "5", "--json", data=tmp_path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     result = json.loads(answer.stdout)
@@ -87,6 +92,13 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
         assert (feed["lost"], feed["duplicated"], feed["rejected"]) == (0, 0, 0)
         assert feed["sent"] >= 5_000
         assert feed["rows"] >= 1_000
+    lines = first_steps(tmp_path / "demo", Path(sys.executable).parent, result["hour"][:10])
+    try:
+        pasted = subprocess.run(["bash", "-e", "-c", lines], capture_output=True, text=True, timeout=110, check=False)
+    finally:
+        ssmd("down", data=tmp_path / "demo")
+    assert pasted.returncode == 0, pasted.stdout + pasted.stderr
+    assert "KXBTC" in pasted.stdout and "decimal[18,6]" in pasted.stdout and "kraken-futures" in pasted.stdout
     parquet = next((tmp_path / "demo" / "datasets" / "kraken").rglob("trade_*.parquet"))
     content = bytearray(parquet.read_bytes())
     content[len(content) // 2] ^= 1

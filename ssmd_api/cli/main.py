@@ -6,13 +6,36 @@ from typing import Annotated
 
 import typer
 
-from ssmd_api.cli import api, cache, capture, catalogue, cdc, config, consumers, data, database, fees, secmaster, stack
+from ssmd_api.cli import (
+    api,
+    cache,
+    capture,
+    catalogue,
+    cdc,
+    config,
+    consumers,
+    data,
+    database,
+    fees,
+    health,
+    keys,
+    mail,
+    schedule,
+    secmaster,
+    share,
+    stack,
+    sync,
+    units,
+    venues,
+)
+from ssmd_api.cli import mcp as mcp_commands
 
 app = typer.Typer(
     name="ssmd",
     help="Market data of Kalshi, Kraken, Kraken Futures and Polymarket: captured completely, archived byte for byte.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(stack.demo)
 app.command("up")(stack.up)
@@ -23,6 +46,11 @@ app.command("replay")(capture.replay)
 app.command("rehearse")(capture.rehearse)
 app.command("verify")(data.verify)
 app.command("catalogue")(catalogue.catalogue)
+app.command("audit-email")(mail.audit_email)
+capture.connector_app.command("list")(units.connector_list)
+capture.connector_app.command("status")(units.connector_status)
+capture.archiver_app.command("list")(units.archiver_list)
+capture.archiver_app.command("status")(units.archiver_status)
 app.add_typer(capture.connector_app, name="connector")
 app.add_typer(capture.archiver_app, name="archiver")
 app.add_typer(cdc.cdc_app, name="cdc")
@@ -32,15 +60,33 @@ app.add_typer(consumers.funding_app, name="funding-rates")
 app.add_typer(data.dataset_app, name="dataset")
 app.add_typer(secmaster.secmaster_app, name="secmaster")
 app.add_typer(fees.fees_app, name="fees")
+app.add_typer(venues.series_app, name="series")
+app.add_typer(venues.kraken_app, name="kraken")
+app.add_typer(venues.polymarket_app, name="polymarket")
+app.add_typer(health.health_app, name="health")
+app.add_typer(schedule.schedule_app, name="schedule")
 app.add_typer(database.db_app, name="db")
+app.add_typer(keys.keys_app, name="keys")
+app.add_typer(share.share_app, name="share")
+app.add_typer(sync.sync_app, name="sync")
 app.add_typer(api.api_app, name="api")
+app.add_typer(mcp_commands.mcp_app, name="mcp")
 app.add_typer(config.feed_app, name="feed")
 app.add_typer(config.env_app, name="env")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ssmd {version('ssmd')}")
+        raise typer.Exit()
 
 
 @app.callback()
 def _logging(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, not only trouble.")] = False,
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Market data of Kalshi, Kraken, Kraken Futures and Polymarket: captured completely, archived byte for byte."""
     import logging

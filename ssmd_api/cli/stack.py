@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -166,6 +167,29 @@ def demo(
             raise typer.Exit(EXIT_FAILED)
 
 
+def first_steps(folder: Path, programs: Path, day: str) -> str:
+    """Lines for a shell: start the installation, make a key, list feeds, read a file through a signed URL.
+
+    Args:
+        folder: the demo's data folder.
+        programs: folder of `ssmd` and `python`.
+        day: YYYY-MM-DD of the demo's hour.
+    """
+    ssmd, python = shlex.quote(str(programs / "ssmd")), shlex.quote(str(programs / "python"))
+    columns = "'market_ticker', 'price', 'count', '_received_at'"
+    read = f"import sys, polars; print(polars.read_parquet(sys.argv[1]).select({columns}))"
+    create = f"{ssmd} keys create --email you@example.com --scopes '*' --feeds '*'"
+    return f"""\
+export SSMD_DATA={shlex.quote(str(folder))}
+{ssmd} up --no-capture --background
+export SSMD_API_KEY=$({create} --date-from {day} --date-to 2099-12-31)
+{ssmd} share feeds
+URL=$({ssmd} share --feed kalshi --type trade --date {day} | head -n 1)
+{python} -c "{read}" "$URL"
+{ssmd} down
+"""
+
+
 def _print_secmaster(secmaster: SecmasterResult, console: Console) -> None:
     from rich.table import Table
 
@@ -206,4 +230,5 @@ def _print_demo(result: DemoResult, folder: Path) -> None:
     if result.passed:
         typer.echo("verified  every archive file derived again, every parquet file rebuilt to the same bytes")
         typer.echo(f"check it  .venv/bin/ssmd verify {folder}")
-        typer.echo(f"look      .venv/bin/ssmd up --no-capture --data {folder}")
+        typer.echo("look      the API, its page, GraphiQL and Dagster; paste these lines into a shell:\n")
+        typer.echo(first_steps(folder, Path(sys.executable).parent, result.hour[:10]))

@@ -41,7 +41,7 @@ SEED = 20_261_122
 START_S = 8.0
 DAGSTER_S = 300.0
 SECMASTER = "group:secmaster"
-DATASETS = f"* and not {SECMASTER}"
+DATASETS = f"* and not {SECMASTER} and not group:storage"
 
 
 @dataclass
