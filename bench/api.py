@@ -51,7 +51,7 @@ async def run(markets: int = MARKETS_COUNT, seconds: float = SECONDS) -> list[Re
             await sync_markets(server.url, markets, "0.40")
             keys = cycle(_make_keys(server.url))
             environment = {"DATABASE_URL": server.url, "SSMD_DATA": folder, "SSMD_SCHEDULES": "off"}
-            tickers = [f"KXBENCH-{n // 20}-T{n}" for n in random.Random(1).sample(range(markets), 500)]
+            tickers = [f"KXBENCH-{n // 20}-T{n}" for n in random.Random(1).sample(range(markets), markets)]
             async with _serving(["-m", "ssmd_api", "--port"], environment, "/health") as port:
                 points = [_post(port, next(keys), ticker) for ticker in tickers]
                 point, point_half = await _both(port, points, seconds)

@@ -32,6 +32,9 @@ _KEEPALIVE: dict[str, Any] = {
 
 Generation = tuple[int, ...]
 
+# Key, tuple and dictionary entry beside a body: of answers with 30 bytes, a million would fit otherwise.
+_ENTRY_BYTES = 1024
+
 
 class Changes:
     """Listens; `generation` says whether something moved.
@@ -87,7 +90,7 @@ class Answers:
     """Answers by key, least recently used out first, none older than its tables.
 
     Args:
-        max_bytes: of all bodies together.
+        max_bytes: of all bodies together, with what it takes to keep each.
     """
 
     def __init__(self, changes: Changes, max_bytes: int, monotonic: Callable[[], float]) -> None:
@@ -125,10 +128,10 @@ class Answers:
             return
         self._drop(key)
         self._kept[key] = (body, tables, generation, self._monotonic() + max_age_s)
-        self.size_bytes += len(body)
+        self.size_bytes += len(body) + _ENTRY_BYTES
         while self.size_bytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: object) -> None:
         if (found := self._kept.pop(key, None)) is not None:
-            self.size_bytes -= len(found[0])
+            self.size_bytes -= len(found[0]) + _ENTRY_BYTES

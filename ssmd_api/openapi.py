@@ -158,7 +158,13 @@ def _responses(route: Route) -> Document:
     if route.body is not None:
         refusals.add(413)
     names = [*(str(status) for status in sorted(refusals)), "default"]
-    return {str(route.status): success} | {name: {"$ref": f"#/components/responses/{name}"} for name in names}
+    found = {str(route.status): success} | {name: {"$ref": f"#/components/responses/{name}"} for name in names}
+    if route.refusal is not None:
+        either = {"anyOf": [{"$ref": _REF.format(name="Error")}, route.refusal]}
+        for status in (400, 403):
+            content = {"application/json": {"schema": either}}
+            found[str(status)] = {"description": _REASONS[status], "content": content}
+    return found
 
 
 def _refusal(reason: str) -> Document:

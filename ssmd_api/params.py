@@ -17,7 +17,9 @@ from msgspec import inspect
 
 from ssmd_api.errors import InvalidRequestError
 
-MAX_VALUE_CHARS = 4096
+# A list holds up to 100 of Polymarket's token ids of 78 digits; all of a request line has 64 KiB at most.
+MAX_VALUE_CHARS = 1024
+MAX_LIST_CHARS = 16_384
 _S = TypeVar("_S", bound=msgspec.Struct)
 _AT = re.compile(r" - at `(.*)`\Z")
 _FIELD = re.compile(r"\$\.?([A-Za-z_][A-Za-z0-9_]*)?")
@@ -102,8 +104,9 @@ def convert(kind: type[_S], values: Any, *, strict: bool) -> _S:
 
 
 def _value(kind: str, name: str, text: str) -> Any:
-    if len(text) > MAX_VALUE_CHARS:
-        raise InvalidRequestError(f"{name} has {len(text)} characters, {MAX_VALUE_CHARS} is the most", field=name)
+    most = MAX_LIST_CHARS if kind == "list" else MAX_VALUE_CHARS
+    if len(text) > most:
+        raise InvalidRequestError(f"{name} has {len(text)} characters, {most} is the most", field=name)
     if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
         raise InvalidRequestError(f"{name} holds a character that no text in the database has", field=name)
     if kind == "moment":

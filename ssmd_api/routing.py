@@ -121,7 +121,7 @@ class Route:
         days: None where nothing of a day is told.
         query, body: Structs; a route without a body ignores one.
         answer: JSON schema, or a Struct, of the body of a success.
-        example: query string and, for a body, JSON text that work on any installation; docs and tests use them.
+        refusal: JSON schema of what the handler itself refuses with, where that is not the shape of `errors.py`.
     """
 
     method: str
@@ -135,6 +135,7 @@ class Route:
     query: type[msgspec.Struct] = NoQuery
     body: type[msgspec.Struct] | None = None
     answer: Any = None
+    refusal: Any = None
     status: int = 200
     media_type: str = JSON
     max_body_bytes: int = MAX_BODY_BYTES
@@ -154,10 +155,10 @@ async def answer(route: Route, request: Request, services: Services) -> Response
     except (asyncio.CancelledError, ClientDisconnect):
         raise
     except Exception as error:
-        response = refusal(_as_api_error(error, call), request_id)
+        response = refusal(as_api_error(error, call), request_id)
     finally:
         services.metrics.in_flight.dec()
-    response.headers.update(call.headers)
+    response.raw_headers += [(name.lower().encode(), value.encode()) for name, value in call.headers.items()]
     status, path = str(response.status_code), route.path
     services.metrics.requests.labels(request.method, path, status).inc()
     services.metrics.seconds.labels(request.method, path).observe(time.perf_counter() - began_s)
@@ -181,10 +182,10 @@ def refusal(error: ApiError, request_id: str) -> Response:
 
 async def _answer(call: Call) -> Response:
     route, request, services = call.route, call.request, call.services
-    if route.scope is not None:
-        await _admit(call, route.scope)
     async with asyncio.timeout(route.timeout_s) as limit:
         try:
+            if route.scope is not None:
+                await _admit(call, route.scope)
             call.path = _checked_path(request.path_params)
             call.query = parse_query(route.query, request.query_params.multi_items())
             if route.body is not None:
@@ -288,7 +289,8 @@ def _checked_path(parameters: Mapping[str, Any]) -> dict[str, str]:
     return dict(parameters)
 
 
-def _as_api_error(error: Exception, call: Call) -> ApiError:
+def as_api_error(error: Exception, call: Call) -> ApiError:
+    """What a request is told of an error that its handler did not expect."""
     if isinstance(error, UnknownKeyError):
         return NotFoundError(str(error))
     if isinstance(error, ConfigError):

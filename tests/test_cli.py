@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ssmd_api.cli.stack import first_steps
+from ssmd_stream.servers.state import SupervisorState, UnitState, write_state
 
 SSMD = [sys.executable, "-c", "from ssmd_api.cli.main import main; main()"]
 
@@ -60,6 +63,28 @@ def test_bad_input_gets_one_clear_line(tmp_path: Path, arguments: tuple[str, ...
     assert answer.returncode == code
     assert said in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_commands_ask_the_api_that_runs_on_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not whatever listens on port 8080, to which the key would go."""
+    monkeypatch.delenv("SSMD_API_URL", raising=False)
+    monkeypatch.setenv("SSMD_API_KEY", "sk_live_aaaaaaaa_b")
+    me = psutil.Process()
+    api = UnitState(name="api", state="healthy", since=datetime.now(UTC), url="http://127.0.0.1:9")
+    write_state(
+        tmp_path,
+        SupervisorState(
+            pid=me.pid,
+            process_started=me.create_time(),
+            started=datetime.now(UTC),
+            env="dev",
+            environment={},
+            units=[api],
+        ),
+    )
+    assert "the API at http://127.0.0.1:9 does not answer" in ssmd("share", "feeds", data=tmp_path).stderr
+    monkeypatch.setenv("SSMD_API_URL", "http://127.0.0.1:7")
+    assert "the API at http://127.0.0.1:7 does not answer" in ssmd("share", "feeds", data=tmp_path).stderr
 
 
 def test_configuration_files_are_written_and_checked(tmp_path: Path) -> None:

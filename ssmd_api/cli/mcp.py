@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
 from ssmd_api.cli.output import clear_errors, print_json
-from ssmd_api.cli.remote import DEFAULT_URL
+from ssmd_api.cli.remote import api_and_key
 
 mcp_app = typer.Typer(help="Tools for agents (MCP); the API serves them at /mcp, too.", no_args_is_help=True)
 
@@ -18,15 +17,8 @@ def run() -> None:
     """Serve over stdin and stdout with SSMD_API_URL and SSMD_API_KEY until stdin ends; a client starts it."""
     import asyncio
 
-    from ssmd_core.errors import ConfigError
-
     with clear_errors():
-        url = os.environ.get("SSMD_API_URL") or DEFAULT_URL
-        key = os.environ.get("SSMD_API_KEY", "")
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"SSMD_API_URL: {url!r} is not of the form https://host[:port]")
-        if not key:
-            raise ConfigError("SSMD_API_KEY is not set: the tools need an API key")
+        url, key = api_and_key()
 
         from ssmd_api.mcp.stdio import run as serve
 

@@ -17,6 +17,8 @@ from ssmd_core.settings import Settings
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+#: What `ssmd up` runs beside the servers and other commands ask -> the variable that names it.
+_ASKED = {"api": "SSMD_API_URL", "dagster-webserver": "DAGSTER_URL"}
 
 
 @contextmanager
@@ -52,7 +54,8 @@ def service_environment(data: Path | None = None) -> dict[str, str]:
         if state is not None and state.running:
             # What this environment names wins over what that installation runs.
             set_here = {name: value for name, value in os.environ.items() if value}
-            return {**state.environment, **set_here, "SSMD_DATA": str(folder)}
+            asked = {_ASKED[unit.name]: unit.url for unit in state.units if unit.name in _ASKED and unit.url}
+            return {**state.environment, **asked, **set_here, "SSMD_DATA": str(folder)}
     return given
 
 

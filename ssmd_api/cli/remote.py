@@ -1,10 +1,10 @@
-"""Commands that ask a running API: `SSMD_API_URL` says which, `SSMD_API_KEY` with which key."""
+"""Commands that ask a running API: `SSMD_API_URL` says which, else `ssmd up`'s; `SSMD_API_KEY` with which key."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from ssmd_api.cli.output import service_environment
 from ssmd_api.cli.tables import shown
 from ssmd_core.errors import ConfigError, SsmdError
 
@@ -14,6 +14,21 @@ TIMEOUT_S = 10.0
 
 class RemoteError(SsmdError):
     """The API cannot be reached, or refused; the text is its own."""
+
+
+def api_and_key() -> tuple[str, str]:
+    """Base URL of the API and the key to ask it with.
+
+    Raises:
+        ConfigError: `SSMD_API_URL` is no URL, or no key is set.
+    """
+    environment = service_environment()
+    url, key = environment.get("SSMD_API_URL") or DEFAULT_URL, environment.get("SSMD_API_KEY", "")
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"SSMD_API_URL {url!r} is not of the form http://host:port")
+    if not key:
+        raise ConfigError("SSMD_API_KEY is not set: `ssmd keys create` makes a key")
+    return url.rstrip("/"), key
 
 
 def get(path: str, **parameters: str | int | None) -> Any:
@@ -28,17 +43,13 @@ def get(path: str, **parameters: str | int | None) -> Any:
     """
     import httpx2
 
-    base, key = os.environ.get("SSMD_API_URL") or DEFAULT_URL, os.environ.get("SSMD_API_KEY", "")
-    if not key:
-        raise ConfigError("SSMD_API_KEY is not set: `ssmd keys create` makes a key")
+    base, key = api_and_key()
     given = {name.rstrip("_"): value for name, value in parameters.items() if value is not None}
     try:
-        with httpx2.Client(base_url=base.rstrip("/"), timeout=TIMEOUT_S) as client:
+        with httpx2.Client(base_url=base, timeout=TIMEOUT_S) as client:
             response = client.get(path, params=given, headers={"X-API-Key": key})
     except httpx2.InvalidURL as error:
         raise ConfigError(f"SSMD_API_URL {base!r} is no URL: {error}") from error
-    except httpx2.UnsupportedProtocol as error:
-        raise ConfigError(f"SSMD_API_URL {base!r} is not of the form http://host:port") from error
     except httpx2.HTTPError as error:
         raise RemoteError(f"the API at {base} does not answer: {str(error) or type(error).__name__}") from error
     try:

@@ -93,7 +93,6 @@ def dagster_url() -> str:
         ConfigError: there is neither, or it is no URL.
     """
     from ssmd_core.settings import Settings
-    from ssmd_stream.servers.state import read_state
 
     environment = service_environment()
     if url := environment.get("DAGSTER_URL", ""):
@@ -101,11 +100,6 @@ def dagster_url() -> str:
             raise ConfigError(f"DAGSTER_URL {url!r} is not of the form http://host:port")
         return url.rstrip("/")
     folder = Settings.from_environment(environment).data
-    state = read_state(folder)
-    if state is not None and state.running:
-        for unit in state.units:
-            if unit.name == "dagster-webserver":
-                return unit.url
     raise ConfigError(f"Dagster does not run on {folder}: start it with `ssmd up`, or set DAGSTER_URL")
 
 

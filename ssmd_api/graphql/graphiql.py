@@ -41,11 +41,12 @@ _HEAD = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>GraphiQL, ssmd</title>
+<link rel="icon" href="/static/page/icon.svg" type="image/svg+xml">
 {styles}
 </head>
 <body>
 <form id="bar" autocomplete="off">
-<strong>ssmd GraphQL</strong>
+<strong><a href="/">ssmd</a> GraphQL</strong>
 <label for="key">API key</label>
 <input id="key" type="password" autocomplete="off" spellcheck="false" placeholder="sk_live_…">
 <span id="note">kept in this tab only</span>

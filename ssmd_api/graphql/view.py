@@ -21,8 +21,7 @@ from ssmd_api.graphql.execution import RowExecution
 from ssmd_api.graphql.limits import MAX_BODY_BYTES, Measure
 from ssmd_api.graphql.schema import FIELDS, make_schema
 from ssmd_api.jsons import camel, encode
-from ssmd_api.routing import JSON, Call, Route
-from ssmd_api.routing import _as_api_error as as_api_error
+from ssmd_api.routing import JSON, Call, Route, as_api_error
 from ssmd_core.db.tables import SYNCED
 
 TIMEOUT_S = 10.0
@@ -157,15 +156,17 @@ def _response(body: dict[str, Any], status: int) -> Response:
     return Response(encode(body), status, media_type=JSON)
 
 
+_ANSWER = {
+    "type": "object",
+    "properties": {"data": {"type": ["object", "null"]}, "errors": {"type": "array", "items": {"type": "object"}}},
+}
 ROUTES = (
     Route(
         method="POST", path="/graphql", handler=_post, tag="graphql", scope=ANY_KEY, timeout_s=TIMEOUT_S,
         summary="Answer one GraphQL document; each root field says which scope it needs.",
         body=GraphQLRequest, max_body_bytes=MAX_BODY_BYTES,
-        answer={
-            "type": "object",
-            "properties": {"data": {"type": ["object", "null"]}, "errors": {"type": "array"}},
-        },
+        answer=_ANSWER,
+        refusal=_ANSWER | {"required": ["errors"]},
     ),
     *graphiql.ROUTES,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -36,7 +37,13 @@ async def _ready(call: Call) -> Any:
 
 async def _version(call: Call) -> Any:
     del call
-    return {"version": version("ssmd")}
+    return {"version": _installed()}
+
+
+@lru_cache(maxsize=1)
+def _installed() -> str:
+    """The version; to look it up reads a file."""
+    return version("ssmd")
 
 
 async def _metrics(call: Call) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import psycopg
@@ -13,6 +13,7 @@ from ssmd_core.clock import NS_PER_US, Clock, rfc3339_us
 from ssmd_core.errors import ConfigError, SsmdError
 
 CONNECT_TIMEOUT_S = 10
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SCHEMES = ("postgresql", "postgres")
 _UNREADABLE = "DATABASE_URL cannot be read: not of the form postgresql://user:password@host:port/database"
 
@@ -110,5 +111,4 @@ async def set_now(connection: psycopg.AsyncConnection, clock: Clock) -> None:
 
 def now_of(clock: Clock) -> datetime:
     """The clock's time, UTC, to the microsecond."""
-    us = clock.now_ns() // NS_PER_US
-    return datetime.fromtimestamp(us // 1_000_000, UTC).replace(microsecond=us % 1_000_000)
+    return _EPOCH + timedelta(microseconds=clock.now_ns() // NS_PER_US)

@@ -11,6 +11,7 @@ milliseconds before others could see it.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,8 @@ from ssmd_core.errors import ConfigError, SsmdError
 
 Row: TypeAlias = dict[str, Any]
 Operator = Literal["=", "<", ">", "<=", ">=", "in", "overlaps", "same word"]
+
+_UNTEXT = re.compile("[\\0\ud800-\udfff]")
 
 # One fetch of a server-side cursor: a page of markets is about 2 kB a row.
 _FETCH_ROWS = 2000
@@ -256,7 +259,7 @@ def check_text(name: str, value: str | None) -> None:
     Raises:
         ConfigError: it is such text.
     """
-    if value is not None and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+    if value is not None and _UNTEXT.search(value):
         raise ConfigError(f"{name} {value!r} holds a character that no text in the database has")
 
 
