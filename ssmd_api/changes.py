@@ -97,7 +97,7 @@ class Answers:
         self._changes = changes
         self._max_bytes = max_bytes
         self._monotonic = monotonic
-        self._kept: OrderedDict[object, tuple[bytes, tuple[str, ...], Generation, float]] = OrderedDict()
+        self._kept: OrderedDict[object, tuple[bytes, tuple[str, ...], Generation, float, int]] = OrderedDict()
         self.size_bytes = 0
         self.hits = 0
         self.misses = 0
@@ -106,7 +106,7 @@ class Answers:
         """The answer, if it is still what the database would give."""
         found = self._kept.get(key)
         if found is not None:
-            body, tables, generation, until_s = found
+            body, tables, generation, until_s, _ = found
             if self._changes.generation(tables) == generation and self._monotonic() < until_s:
                 self._kept.move_to_end(key)
                 self.hits += 1
@@ -127,11 +127,13 @@ class Answers:
         if generation is None or generation != self._changes.generation(tables) or len(body) > self._max_bytes // 8:
             return
         self._drop(key)
-        self._kept[key] = (body, tables, generation, self._monotonic() + max_age_s)
-        self.size_bytes += len(body) + _ENTRY_BYTES
+        # A key holds a stranger's parameters: 20 kB of them may stand before an answer of 20 bytes.
+        size_bytes = len(body) + len(repr(key)) + _ENTRY_BYTES
+        self._kept[key] = (body, tables, generation, self._monotonic() + max_age_s, size_bytes)
+        self.size_bytes += size_bytes
         while self.size_bytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: object) -> None:
         if (found := self._kept.pop(key, None)) is not None:
-            self.size_bytes -= len(found[0]) + _ENTRY_BYTES
+            self.size_bytes -= found[-1]

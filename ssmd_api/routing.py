@@ -253,9 +253,11 @@ def reach(call: Call, principal: Principal, now: datetime) -> None:
         call.first_day = call.last_day = day = query.date or now.date()
         principal.check_days(day, day)
     elif route.days is not None:
-        first, last = query.from_ or principal.first_day, query.to or principal.last_day
-        if first > last:
-            raise InvalidRequestError(f"from: {first} is after to: {last}", field="from")
+        if query.from_ and query.to and query.from_ > query.to:
+            raise InvalidRequestError(f"from: {query.from_} is after to: {query.to}", field="from")
+        # One end alone that is out of reach must not be told as the wrong order of two.
+        first = query.from_ or min(principal.first_day, query.to or principal.first_day)
+        last = query.to or max(principal.last_day, first)
         if route.days is DayRule.CLAMP:
             first, last = principal.clamp_days(first, last)
         else:

@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -269,8 +268,6 @@ def test_the_pages(installed_api: ApiRig, tmp_path: Path, monkeypatch: pytest.Mo
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, (block.name, done.stderr)
         for block in blocks("python", page):
-            if "import pandas" in block.text and find_spec("pandas") is None:
-                continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ssmd.MissingHoursWarning)
                 exec(compile(block.text, block.name, "exec"), names)

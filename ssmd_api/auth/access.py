@@ -120,9 +120,7 @@ class Principal:
             ForbiddenError: one is.
         """
         if first < self.first_day or last > self.last_day:
-            raise ForbiddenError(
-                f"this key reaches {self.first_day} to {self.last_day}, not {first} to {last}", field=field
-            )
+            raise self._out_of_reach(first, last, field)
 
     def clamp_days(self, first: date, last: date) -> tuple[date, date]:
         """The part of the days that the key reaches.
@@ -132,8 +130,12 @@ class Principal:
         """
         begin, end = max(first, self.first_day), min(last, self.last_day)
         if begin > end:
-            raise ForbiddenError(f"this key reaches {self.first_day} to {self.last_day}, not {first} to {last}")
+            raise self._out_of_reach(first, last, "")
         return begin, end
+
+    def _out_of_reach(self, first: date, last: date, field: str) -> ForbiddenError:
+        asked = f"{first}" if first == last else f"{first} to {last}"
+        return ForbiddenError(f"this key reaches {self.first_day} to {self.last_day}, not {asked}", field=field)
 
     def check_moment(self, moment: datetime, *, field: str = "as_of") -> None:
         """Refuse a moment outside of the key's days, UTC.

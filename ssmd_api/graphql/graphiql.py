@@ -130,7 +130,7 @@ def _read(name: str) -> tuple[bytes, str, str]:
 
 def _open(path: str, handler: Any, summary: str, media_type: str) -> Route:
     return Route(
-        method="GET", path=path, handler=handler, summary=summary, tag="graphql", scope=None,
+        method="GET", path=path, handler=handler, summary=summary, tag="pages", scope=None,
         answer={"type": "string"}, media_type=media_type,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from ssmd_api.errors import InvalidRequestError
 from ssmd_api.jsons import row as json_row
 from ssmd_api.rest.secmaster_lists import AsOf, Limit, ListQuery, answer, page, page_json, single
 from ssmd_api.routing import Call, DayRule, Route
-from ssmd_api.secmaster.lists import list_rows, tokens_of
+from ssmd_api.secmaster.lists import check_words, list_rows, tokens_of
 from ssmd_api.secmaster.reach import KRAKEN, POLYMARKET, market_types_of
 from ssmd_api.secmaster.schemas import (
     COUNT,
@@ -33,8 +33,6 @@ from ssmd_core.secmaster.counts import table_stats
 from ssmd_core.secmaster.queries import MAX_ROWS
 from ssmd_core.secmaster.selections import Selection
 
-# Each word is looked for in every question.
-_MAX_WORDS = 20
 _MOST_DOLLARS, _DECIMALS = 10**15, 18
 
 
@@ -96,7 +94,7 @@ class TokensQuery(msgspec.Struct, frozen=True, kw_only=True):
     category: tuple[str, ...]
     status: str = "active"
     min_volume: Decimal | None = msgspec.field(name="minVolume", default=None)
-    q: tuple[str, ...] = ()
+    q: tuple[str, ...] | None = None
     as_of: datetime | None = None
     limit: Limit = MAX_ROWS
     cursor: str | None = None
@@ -158,11 +156,8 @@ async def _condition(call: Call) -> Any:
 
 async def _tokens(call: Call) -> bytes:
     query: TokensQuery = call.query
-    for name, words, least in (("category", query.category, 1), ("q", query.q, 0)):
-        if not least <= len(words) <= _MAX_WORDS:
-            raise InvalidRequestError(
-                f"{name}: {len(words)} words, {least} to {_MAX_WORDS} can be asked for", field=name
-            )
+    check_words("category", query.category)
+    check_words("q", query.q)
     if query.min_volume is not None and not _is_dollars(query.min_volume):
         raise InvalidRequestError(
             f"minVolume: {query.min_volume} is not between 0 and {_MOST_DOLLARS}", field="minVolume"
@@ -171,7 +166,7 @@ async def _tokens(call: Call) -> bytes:
         categories=query.category,
         status=query.status,
         min_volume=query.min_volume,
-        words=query.q or None,
+        words=query.q,
         as_of=call.moment,
     )
 

@@ -17,6 +17,9 @@ from ssmd_core.secmaster.as_of import Row, as_of
 from ssmd_core.secmaster.queries import CHILDREN, Order, counts_of, position_of, rows_of
 from ssmd_core.secmaster.selections import STATUSES, Selection
 
+#: Of `Selection.words` and `Selection.categories`: each word is looked for in every question.
+MAX_WORDS = 20
+
 _LSN = (
     "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text AS lsn, "
     "ssmd_now() AS time"
@@ -60,11 +63,13 @@ async def list_rows(
             CDC from there misses no change of them.
 
     Raises:
-        InvalidRequestError: a status that the table does not know, a cursor of another list.
+        InvalidRequestError: a status that the table does not know, no or too many words, a cursor of another list.
         ConfigError: see `ssmd_core.secmaster.queries.rows_of`.
         psycopg.Error: Postgres refused or went away.
     """
     check_status(table, selection.status)
+    check_words("categories", selection.categories)
+    check_words("words", selection.words)
     selection = within(table, selection, feeds)
     question = (table, order, selection)
     after: Any = None
@@ -184,3 +189,13 @@ def check_status(table: str, status: str | None) -> None:
     known = STATUSES["polymarket_conditions" if table == "polymarket_tokens" else table]
     if status.lower() not in known:
         raise InvalidRequestError(f"status: {shown(status)} is none of {', '.join(known)}", field="status")
+
+
+def check_words(name: str, words: tuple[str, ...] | None) -> None:
+    """Refuse no words, which would be no condition or one that nothing fulfils, and too many.
+
+    Raises:
+        InvalidRequestError: not 1 to `MAX_WORDS`.
+    """
+    if words is not None and not 1 <= len(words) <= MAX_WORDS:
+        raise InvalidRequestError(f"{name}: {len(words)} words, 1 to {MAX_WORDS} can be asked for", field=name)
