@@ -143,5 +143,6 @@ class ApiRig:
 
 
 def api_settings(database_url: str, data: Path, **more: str) -> ApiSettings:
-    """Settings on a database and a folder."""
-    return ApiSettings.from_environment({"DATABASE_URL": database_url, "SSMD_DATA": str(data), **more})
+    """Settings on a database and a folder; without NATS, though one may run on this machine."""
+    nowhere = {"NATS_URL": "nats://127.0.0.1:9"}
+    return ApiSettings.from_environment({"DATABASE_URL": database_url, "SSMD_DATA": str(data), **nowhere, **more})

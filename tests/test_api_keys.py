@@ -236,6 +236,8 @@ def test_settings(api: ApiRig) -> None:
         ("x", {"value": "a\0b"}, "value"),
         ("x", {"value": {"a\0": 1}}, "value"),
         ("x", {"value": deep}, "value"),
+        ("x", {"value": [2**64]}, "value"),
+        ("x", {"value": -1e22}, "value"),
         ("no spaces", {"value": 1}, "key"),
         ("x" * 129, {"value": 1}, "key"),
         ("rate_limit_tiers", {"value": {"standard": 0}}, "value"),
@@ -341,7 +343,7 @@ def test_secrets_are_compared_in_constant_time(shared_api: ApiRig, monkeypatch: 
 
 
 def test_guesses_are_limited_before_the_database_and_lock_nobody_out(api: ApiRig) -> None:
-    victim, neighbour = api.key(*DATASETS), api.key(*DATASETS)
+    victim, neighbour, maker = api.key(*DATASETS), api.key(*DATASETS), api.key("admin:write")
     looked_up: list[str] = []
     authenticator = api.services.authenticator
     real = authenticator._look_up
@@ -361,7 +363,7 @@ def test_guesses_are_limited_before_the_database_and_lock_nobody_out(api: ApiRig
     # From the very address, with the very prefix: the right key works, never seen before or not.
     assert api.get("/v1/keys/me", victim).status_code == 200
     assert api.get("/v1/keys/me", neighbour).status_code == 200
-    fresh = send(api, "POST", "/v1/keys", api.key("admin:write"), NEW, status=201)
+    fresh = send(api, "POST", "/v1/keys", maker, NEW, status=201)
     assert api.get("/v1/keys/me", fresh["key"]).status_code == 200
     api.sql("UPDATE api_keys SET revoked_at = now() WHERE key_prefix = %s", (fresh["prefix"],))
     until_s = time.monotonic() + 1
@@ -545,3 +547,4 @@ def test_the_command_line_says_what_is_wrong(
     answer = CliRunner().invoke(app, ["keys", *arguments])
     assert answer.exit_code == 2
     assert answer.stderr.startswith("ssmd: ") and answer.stderr.count("\n") == 1 and answer.stdout == ""
+    assert not any(member in answer.stderr for member in NEW if not member.islower()), "these are options here"

@@ -48,6 +48,7 @@ from ssmd_stream.replay.server import Generated, ReplayServer
 from ssmd_stream.replay.venues.kalshi import make_test_key
 from ssmd_stream.secmaster.sweep import sweep
 from ssmd_stream.servers.nats import NatsServer
+from ssmd_stream.tasks import end_tasks
 
 KEY = make_test_key()
 _LSN = itertools.count(1)
@@ -98,8 +99,7 @@ class Secmaster:
             await asyncio.sleep(0.2)
 
     async def hush(self) -> None:
-        self._speaking.cancel()
-        await asyncio.gather(self._speaking, return_exceptions=True)
+        await end_tasks(self._speaking)
 
     async def stop(self) -> None:
         await self.hush()

@@ -128,14 +128,14 @@ def _read(name: str) -> tuple[bytes, str, str]:
     return body, f'"{hashlib.sha256(body).hexdigest()[:16]}"', media_type
 
 
-def _open(path: str, handler: Any, summary: str, media_type: str) -> Route:
+def _open(path: str, handler: Any, summary: str, media_type: str, tag: str) -> Route:
     return Route(
-        method="GET", path=path, handler=handler, summary=summary, tag="pages", scope=None,
+        method="GET", path=path, handler=handler, summary=summary, tag=tag, scope=None,
         answer={"type": "string"}, media_type=media_type,
     )  # fmt: skip
 
 
 ROUTES = (
-    _open("/graphql", _page, "A page to write GraphQL queries on.", "text/html"),
-    _open(f"{_ASSETS}/{{name}}", _asset, "A script or style of that page.", "text/javascript"),
+    _open("/graphql", _page, "A page to write GraphQL queries on.", "text/html", "graphql"),
+    _open(f"{_ASSETS}/{{name}}", _asset, "A script or style of that page.", "text/javascript", "pages"),
 )

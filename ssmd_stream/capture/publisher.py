@@ -46,6 +46,7 @@ from ssmd_stream.jetstream import (
     ensure_stream,
     read_stored,
 )
+from ssmd_stream.tasks import end_tasks
 
 log = structlog.get_logger()
 
@@ -985,10 +986,8 @@ class Publisher:
         self._stop = True
         if tasks:
             connection, spooler = tasks
-            connection.cancel()
             # Of what they died `_on_done` has logged; the backlog goes to disk all the same.
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await connection
+            await end_tasks(connection)
             # Not cancelled: a group that the disk thread is writing would be written a second time.
             self._spool_wake.set()
             with contextlib.suppress(Exception):
