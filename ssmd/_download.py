@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,13 @@ from ssmd._http import TIMEOUT_S, error_of, unreachable, wait_before_retry_s
 from ssmd.errors import ApiError, ClientError, IntegrityError
 from ssmd.files import File, place
 
+if sys.platform != "win32":
+    import fcntl
+
 _MAX_ERROR_BYTES = 64 * 1024
 _RENEWALS = 3
 _RESTARTS = 2
+_LOCK_EVERY_S = 0.1
 #: How stores answer to a signed URL that has expired (Google with 400), or whose signing key was replaced.
 _EXPIRED = frozenset({400, 401, 403, 410})
 _RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", re.ASCII)
@@ -100,6 +105,25 @@ class _Transfer:
         """Bring it, unless it is there."""
         if is_whole(self._target, self._file):
             return
+        if sys.platform == "win32":  # which has no such locks
+            self._bring()
+            return
+        lock = self._target.with_name(f".{self._target.name}.lock")
+        with lock.open("wb") as held:
+            while True:
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._cancelled.wait(_LOCK_EVERY_S)
+                    self._check_cancelled()
+            # Whoever held it before, in this process or another, may have brought the file.
+            if not is_whole(self._target, self._file):
+                self._bring()
+            # Only now: who waits for a lock that is gone finds the file whole.
+            lock.unlink(missing_ok=True)
+
+    def _bring(self) -> None:
         while True:
             had_bytes = _size_of(self._part)
             try:

@@ -33,6 +33,7 @@ class Http:
     """
 
     def __init__(self, url: str, key: str) -> None:
+        self._has_key = bool(key)
         self._api = httpx2.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -61,6 +62,8 @@ class Http:
                 response = None
             if error is None:
                 return _parsed(body)
+            if error.status == 401 and not self._has_key:
+                raise ApiError("no API key: set SSMD_API_KEY, or give Client(key=…)", status=401, code=error.code)
             wait_s = wait_before_retry_s(error.status, response, attempt)
             if wait_s is None:
                 raise error

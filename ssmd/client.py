@@ -47,7 +47,10 @@ class Client:
         self._url = (url or os.environ.get("SSMD_API_URL") or DEFAULT_URL).rstrip("/")
         if not self._url.startswith(("http://", "https://")):
             raise ValueError(f"{self._url!r} is not of the form https://host[:port]")
-        self._http = Http(self._url, key or os.environ.get("SSMD_API_KEY") or "")
+        text = (key or os.environ.get("SSMD_API_KEY") or "").strip()
+        if not text.isascii() or not text.isprintable():
+            raise ValueError("the key has characters that no key has")
+        self._http = Http(self._url, text)
 
     def __enter__(self) -> Client:
         """Itself; connections are closed at the end."""
@@ -131,8 +134,11 @@ class Client:
                 break
         return found[:limit]
 
-    def lookup(self, ids: Sequence[str], feed: str | None = None) -> list[Row]:
+    def lookup(self, ids: Sequence[str], feed: str | None = None, *, as_of: datetime | str | None = None) -> list[Row]:
         """Markets, pairs, conditions and tokens by their ids; unknown ones are left out.
+
+        Args:
+            as_of: as they were known at this moment, now if not given.
 
         Raises:
             ApiError: the API refused, or cannot be reached.
@@ -140,7 +146,9 @@ class Client:
         found: list[Row] = []
         for start in range(0, len(ids), _LOOKUP_IDS):
             part = ids[start : start + _LOOKUP_IDS]
-            found += _rows(self._http.json("/v1/markets/lookup", {"ids": part, "feed": feed}), "markets")
+            found += _rows(
+                self._http.json("/v1/markets/lookup", {"ids": part, "feed": feed, "as_of": as_of}), "markets"
+            )
         return found
 
     def files(
@@ -160,8 +168,17 @@ class Client:
         if begin > end:
             raise ValueError(f"{begin} is after {end}")
         found = _Listing()
+        refused = None
         for part_first, part_last in _scan.spans(begin, end, _MAX_SPAN_DAYS):
-            self._list(found, feed, part_first, part_last, type)
+            try:
+                self._list(found, feed, part_first, part_last, type)
+            except ApiError as error:
+                # The key reaches no day of this part; where it reaches some, the API cuts off the others.
+                if error.status != 403 or error.field != "from":
+                    raise
+                refused = error
+        if refused is not None and not found.days:
+            raise refused
         missing = _scan.answered_missing(feed, found.missing)
         _tell(
             _scan.not_allowed(feed, [day for day in _scan.days(begin, end) if day not in found.days]) + missing, strict
@@ -179,7 +196,7 @@ class Client:
         strict: bool = False,
         parallel: int = _PARALLEL,
     ) -> list[Path]:
-        """Download parquet files into a folder, as `{to}/{feed}/{stream}/{YYYY-MM-DD}/{type}_{HH}00.parquet`.
+        """Download parquet files into a folder, as `{to}/datasets/{feed}/{stream}/{YYYY-MM-DD}/{type}_{HH}00.parquet`.
 
         What is there with the right hash is not fetched again; what broke off is continued where it broke off. A file
         has its name only once its size and SHA-256 are right.
@@ -233,7 +250,8 @@ class Client:
         else:
             sources = [file.url for file in self.files(feed, begin, end, type, strict=strict)]
         if not sources:
-            raise ClientError(f"there is no file of {feed} {type} from {begin} to {end}")
+            where = "" if local is None else f" in {Path(local) / _scan.DATASETS / feed}"
+            raise ClientError(f"there is no file of {feed} {type} from {begin} to {end}{where}")
         return _scan.scan(sources)
 
     def _list(self, found: _Listing, feed: str, first: date, last: date, type: str | None) -> None:

@@ -182,8 +182,9 @@ def refusal(error: ApiError, request_id: str) -> Response:
 
 async def _answer(call: Call) -> Response:
     route, request, services = call.route, call.request, call.services
-    async with asyncio.timeout(route.timeout_s) as limit:
-        try:
+    limit = asyncio.timeout(route.timeout_s)
+    try:
+        async with limit:
             if route.scope is not None:
                 await _admit(call, route.scope)
             call.path = _checked_path(request.path_params)
@@ -193,10 +194,10 @@ async def _answer(call: Call) -> Response:
             if call.found_principal is not None:
                 reach(call, call.found_principal, services.now)
             value = await route.handler(call)
-        except TimeoutError:
-            if limit.expired():
-                raise TookTooLongError(f"no answer within {route.timeout_s:.0f} s; ask for less") from None
-            raise
+    except TimeoutError:
+        if limit.expired():
+            raise TookTooLongError(f"no answer within {route.timeout_s:.0f} s; ask for less") from None
+        raise
     if isinstance(value, Response):
         return value
     body = value if isinstance(value, bytes) else encode(value)
@@ -218,6 +219,8 @@ async def _admit(call: Call, scope: Scope | AnyKey) -> None:
         "X-RateLimit-Limit": str(allowance.limit),
         "X-RateLimit-Remaining": str(allowance.remaining),
         "X-RateLimit-Reset": str(reset_ms),
+        # A cache on the way does not know that X-API-Key makes the difference.
+        "Cache-Control": "no-store",
     }
     services.usage.request(principal.key_prefix, allowed=allowance.allowed)
     if not allowance.allowed:

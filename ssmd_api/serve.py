@@ -9,6 +9,7 @@ from types import FrameType
 import uvicorn
 
 from ssmd_api.app import make_app
+from ssmd_api.connections import Connection
 from ssmd_api.services import Services, open_services
 from ssmd_api.settings import ApiSettings
 from ssmd_core.errors import ConfigError
@@ -66,7 +67,7 @@ def _config(app: object, host: str, port: int) -> uvicorn.Config:
         app,  # type: ignore[arg-type]  # any ASGI application
         host=host,
         port=port,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

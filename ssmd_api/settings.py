@@ -49,6 +49,7 @@ class ApiSettings:
         public_url = values.get("SSMD_API_PUBLIC_URL", "").rstrip("/")
         if public_url:
             _check_origin("SSMD_API_PUBLIC_URL", public_url)
+            public_url = _as_asked_for(public_url)
         return cls(
             core=Settings.from_environment(values),
             public_url=public_url,
@@ -57,6 +58,12 @@ class ApiSettings:
             storage_url=values.get("SSMD_STORAGE_URL", ""),
             environment=values,
         )
+
+
+def _as_asked_for(url: str) -> str:
+    """The URL without its scheme's own port, which clients leave out of the Host that is signed."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.removesuffix(':443' if scheme.lower() == 'https' else ':80')}"
 
 
 def _check_origin(name: str, text: str) -> None:

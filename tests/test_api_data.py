@@ -20,6 +20,7 @@ from api_rig import ApiRig, api_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from installation import CLOCK, DAY, Installation
+from little_archive import BAD_TRADE, TICKER, TRADE, LittleArchive
 
 from ssmd_api.auth.access import Principal
 from ssmd_api.data import event_volume, sql
@@ -27,6 +28,7 @@ from ssmd_api.data.engine import Engine, connect
 from ssmd_api.data.holdings import recent_days
 from ssmd_api.errors import TookTooLongError, TooLargeError, UnavailableError
 from ssmd_core.datasets.arrow import arrow_schema
+from ssmd_core.datasets.build import build_hour
 from ssmd_core.datasets.manifest import FileEntry, ParquetManifest, Stats, load_parquet_manifest
 from ssmd_core.feeds import FEEDS, get
 from ssmd_core.feeds.base import Feed
@@ -376,6 +378,8 @@ def test_schema_versions_of_one_day_are_read_together(api: ApiRig) -> None:
                                 "min_price": "0.100000", "max_price": "0.300000", "avg_price": "0.200000"}]  # fmt: skip
     assert (found["otherSchemaHours"], found["complete"]) == (["1200"], False)
     assert [source[-12:-8] for source in found["sources"]] == ["1000", "1100"]
+    [unknown] = api.json("/v1/data/volume", key, feed="kalshi", date=str(DAY), hour="1200")["feeds"]
+    assert (unknown["totalTradeCount"], unknown["totalVolume"], unknown["activeTickers"]) == (None, None, None)
     # A column that none of the files has: nothing is taken for a repeat.
     kraken = get("kraken")
     row = {"symbol": "BTC/USD", "price": 5.0, "qty": 2.0}
@@ -383,6 +387,37 @@ def test_schema_versions_of_one_day_are_read_together(api: ApiRig) -> None:
     assert api.json("/v1/data/trades", key, feed="kraken", date=str(DAY))["trades"][0]["trade_count"] == 1
     write_hour(api, kraken, "trade", "1200", "2.0.0", [row | {"is_snapshot": True}, row | {"is_snapshot": False}])
     assert api.json("/v1/data/trades", key, feed="kraken", date=str(DAY))["trades"][0]["trade_count"] == 2
+
+
+def test_a_cursor_ends_when_the_files_change_and_with_its_question(api: ApiRig) -> None:
+    """A new hour changes the order: going on at the same place would skip rows or show them twice."""
+    kraken = get("kraken")
+    rows = [{"symbol": name, "price": 5.0, "qty": 2.0, "is_snapshot": False} for name in "AABBC"]
+    write_hour(api, kraken, "trade", "1100", "2.0.0", rows)
+    key = api.key("datasets:read")
+    asked = {"feed": "kraken", "date": str(DAY), "limit": 2}
+    first = api.json("/v1/data/trades", key, **asked)
+    assert [row["ticker"] for row in first["trades"]] == ["A", "B"]
+    behind = asked | {"cursor": first["nextCursor"]}
+    assert [row["ticker"] for row in api.json("/v1/data/trades", key, **behind)["trades"]] == ["C"]
+    assert api.get("/v1/data/trades", key, **behind, hour="1100").json()["field"] == "cursor"
+    assert api.get("/v1/data/prices", key, **behind).json()["field"] == "cursor"
+    write_hour(api, kraken, "trade", "1200", "2.0.0", rows[-1:] * 9)
+    refused = api.get("/v1/data/trades", key, **behind)
+    assert (refused.status_code, refused.json()["field"]) == (400, "cursor")
+
+
+def test_messages_that_break_their_schema_are_known_to_be_missing(api: ApiRig) -> None:
+    archive = LittleArchive(api.data / "archive")
+    for minute in (0, 15, 30, 45):
+        archive.seal(datetime(2026, 11, 20, 11, minute, tzinfo=UTC), [TICKER, TRADE, BAD_TRADE])
+    build_hour(api.data / "archive", api.data / "datasets", get("kraken"), "spot", at(0))
+    key = api.key("datasets:read")
+    asked = {"feed": "kraken", "date": str(DAY), "hour": "1100"}
+    trades, prices = (api.json(f"/v1/data/{path}", key, **asked) for path in ("trades", "prices"))
+    assert (trades["rejectedHours"], trades["complete"]) == (["1100"], False)
+    assert (prices["rejectedHours"], prices["complete"]) == ([], None)
+    assert api.json("/v1/data/day", key, feed="kraken", date=str(DAY))["rejectedHours"] == ["1100"]
 
 
 def test_the_newest_row_is_found_by_time_then_receipt_then_sequence(api: ApiRig) -> None:
@@ -442,6 +477,7 @@ def test_a_file_that_is_gone_or_broken_and_a_damaged_manifest_are_503(api: ApiRi
     for put in (
         lambda: None,
         lambda: path.write_text("no parquet"),
+        lambda: path.write_bytes(b"PAR1" + b"\xff" * 8 + outside.read_bytes()[12:]),
         lambda: path.symlink_to(outside),
         lambda: pq.write_table(strange, path),
     ):

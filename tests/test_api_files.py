@@ -161,7 +161,7 @@ def test_polars_scans_signed_urls(rig: ApiRig) -> None:
         ({"feed": "kalshi", "from": "2026-11-21", "to": DAY}, 400, "from"),
         ({"feed": "kalshi", "from": "2026-11-01", "to": "2026-11-08"}, 400, "to"),
         ({"feed": "kalshi", "from": DAY, "to": DAY}, 403, "feed"),
-        ({"feed": "kraken", "from": "2026-11-01", "to": "2026-11-07"}, 403, ""),
+        ({"feed": "kraken", "from": "2026-11-01", "to": "2026-11-07"}, 403, "from"),
         ({"feed": "kraken", "from": DAY, "to": DAY, "expires": "13h"}, 400, "expires"),
         ({"feed": "kraken", "from": DAY, "to": DAY, "expires": "0h"}, 400, "expires"),
         ({"feed": "kraken", "from": DAY, "to": DAY, "type": "../trade"}, 400, "type"),
@@ -437,7 +437,9 @@ def test_a_range_lies_within_the_file(text: str, size: int) -> None:
 
 def test_urls_name_the_public_address(database_url: str, tmp_path: Path) -> None:
     LittleArchive(tmp_path / "archive").seal(at(f"{DAY}T11:00"), [TRADE])
-    settings = api_settings(database_url, tmp_path, SSMD_API_PUBLIC_URL="https://data.example.org", SSMD_CLOCK=CLOCK)
+    settings = api_settings(
+        database_url, tmp_path, SSMD_API_PUBLIC_URL="https://data.example.org:443", SSMD_CLOCK=CLOCK
+    )
     with ApiRig(settings).running() as rig:
         (file,) = download(rig, rig.key(READ), kind="raw")["files"]
         assert file["signedUrl"].startswith(
@@ -518,7 +520,7 @@ def test_share_prints_urls_and_nothing_else(shell: CliRunner, monkeypatch: pytes
     for arguments, code, words in (
         (["--feed", "kalshi", "--date", DAY], 1, "does not reach the feed kalshi (403, request "),
         (["--feed", "kraken", "--date", "2026-11-19"], 1, "no parquet file of kraken"),
-        (["--feed", "kraken", "--date", "yesterday"], 1, "(400, request "),
+        (["--feed", "kraken", "--date", "yesterday"], 2, "(400, request "),
         (["--feed", "kraken"], 2, "--date"),
         (["--date", DAY], 2, "--feed"),
         (["--feed", "kraken", "--date", DAY, "--to", DAY], 2, "--date, or"),
@@ -530,5 +532,10 @@ def test_share_prints_urls_and_nothing_else(shell: CliRunner, monkeypatch: pytes
     assert "does not answer" in shell.invoke(app, ["share", "feeds"]).stderr
     monkeypatch.setenv("SSMD_API_URL", "nonsense")
     assert shell.invoke(app, ["share", "feeds"]).exit_code == 2
+    monkeypatch.setenv("SSMD_API_URL", "http://127.0.0.1:9")
+    for secret in ("sk_test_secret\nx", "sk_test_secret\u00e9"):  # what no header can hold
+        monkeypatch.setenv("SSMD_API_KEY", secret)
+        refused = shell.invoke(app, ["share", "feeds"])
+        assert refused.exit_code == 2 and "secret" not in refused.stderr and "SSMD_API_KEY" in refused.stderr
     monkeypatch.delenv("SSMD_API_KEY")
     assert shell.invoke(app, ["share", "feeds"]).exit_code == 2

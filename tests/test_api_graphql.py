@@ -286,6 +286,8 @@ def test_a_list_makes_as_many_statements_as_one_row(
         # As of a moment the list itself is read in parts that grow with what it has to skip.
         assert len(bare) == 1 or moment
         counts[len(rows)] = len(seen) - len(bare)
+        walks = [sum("RECURSIVE" in text for text in texts) for texts in (bare, seen)]
+        assert walks[0] == walks[1], "what belongs to rows is found without a walk through all of history"
     assert len(counts) == 2, "the list has one row only"
     assert len(set(counts.values())) == 1, (counts, seen)
 
@@ -517,6 +519,18 @@ def test_days_and_feeds_of_lineage(database_url: str, tmp_path: Any) -> None:
         ):  # fmt: skip
             response = post(own, "query($a: String!) { lineage(asset: $a) { asset } }", kalshi, {"a": asset})
             assert codes(response) == [code], (asset, response.text)
+
+
+def test_a_word_that_no_instrument_has_is_refused(rig: ApiRig) -> None:
+    key = rig.key(*Scope)
+    for argument, field in (('status: "nonsense"', "status"), ('instrumentType: "stock"', "instrumentType"),
+                            ('instrumentType: ""', "instrumentType")):  # fmt: skip
+        response = post(rig, f"{{ instruments({argument}) {{ nodes {{ instrumentId }} }} }}", key)
+        assert response.json()["errors"][0]["extensions"] == {
+            "code": "invalid", "field": field, "requestId": response.headers["x-request-id"],
+        }  # fmt: skip
+    query = '{ instruments(status: "Active", instrumentType: "SPOT", first: 1) { nodes { instrumentType status } } }'
+    assert data(rig, query, key)["instruments"]["nodes"] == [{"instrumentType": "spot", "status": "active"}]
 
 
 def test_moments_are_utc(rig: ApiRig) -> None:

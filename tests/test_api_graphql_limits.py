@@ -50,6 +50,11 @@ HOSTILE: dict[str, str] = {
         "{ ...F0 ...F0 }", "{ __typename }"
     ),
     "many fragments": fragments(20, 'fragment F{n} on Query {{ m: markets(status: "{n}") {{ x }} }}', "...F0"),
+    "fragments side by side": "{market(ticker:\"a\"){" + " ".join(f"...F{n}" for n in range(20)) + "}} "
+    + " ".join(f"fragment F{n} on Market{{{'event{title} ' * 10}}}" for n in range(20)),
+    "relations of many rows": "{markets(first:1000){nodes{"
+    + " ".join(f"a{n}:history(first:1){{nodes{{version}}}}" for n in range(12))
+    + "}}}",
     "5,000 aliases": "{" + " ".join(f"a{n}:__typename" for n in range(5_000)) + "}",
     "aliases below the length": "{" + " ".join(f"a{n}:__typename" for n in range(300)) + "}",
     "aliased lists": "{" + " ".join(f"a{n}:markets(first:999){{nodes{{ticker title}}}}" for n in range(20)) + "}",

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from ssmd_api.auth import keys as keys_module
+from ssmd_api.auth import usage as usage_module
 from ssmd_api.auth.keys import ApiKey, make_key, parse_key
+from ssmd_api.auth.usage import Usage
 from ssmd_api.auth.wrong_keys import MAX_WRONG, network
 from ssmd_api.cli.main import app
 from ssmd_core.db.connect import now_of
@@ -303,6 +305,26 @@ def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(shared_api: ApiRig)
     assert {frozenset(name for name in answer.headers if name != "x-request-id") for answer in answers.values()} == {
         frozenset(name for name in answers["missing"].headers if name != "x-request-id")
     }
+
+
+def test_a_database_that_hangs_keeps_no_process_from_ending(
+    shared_api: ApiRig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(usage_module, "_END_S", 0.2)
+    services = shared_api.services
+
+    async def end() -> float:
+        usage = Usage(services.pool, services.clock)
+        usage.start()
+        usage.request("sk_test_hanging1", allowed=True)
+        began_s = time.monotonic()
+        await usage.close()
+        return time.monotonic() - began_s
+
+    with psycopg.connect(shared_api.database_url) as connection:
+        connection.execute("LOCK TABLE api_usage_daily")
+        assert shared_api.run(end()) < 5
+    assert "usage_lost" in "".join(capfd.readouterr())
 
 
 def test_the_key_stands_nowhere(api: ApiRig, capfd: pytest.CaptureFixture[str], tmp_path: Any) -> None:

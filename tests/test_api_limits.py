@@ -218,6 +218,18 @@ def test_password_and_database_of_the_url_count(valkey: ValkeyServer) -> None:
             store.config_set("requirepass", "")
 
 
+def test_a_server_whose_clock_was_set_back_locks_nobody_out(valkey: ValkeyServer) -> None:
+    async def take(name: str, later_s: float) -> bool:
+        with redis.Redis.from_url(valkey.url) as store:
+            then_us = int((time.time() + later_s) * 1e6)
+            store.zadd(_PREFIX + name, {f"{later_s} {number}": then_us + number for number in range(5)})
+        async with limiter_on(valkey.url) as limiter:
+            return (await limiter.take(name, 5)).allowed
+
+    assert not asyncio.run(take("a", -WINDOW_S / 2))
+    assert asyncio.run(take("b", 3600.0))
+
+
 # -- through the API
 
 

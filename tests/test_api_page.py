@@ -143,6 +143,10 @@ def test_a_wrong_key(tab: Tab, shown: Shown) -> None:
         assert "not valid" in str(tab.until("document.querySelector('#key-error').innerText"))
         assert tab.value("document.activeElement.id") == "key" and tab.value("sessionStorage.length") == 0
         assert not tab.text("#content")
+        tab.write("sk_live_schlüssel")
+        tab.press("Enter")
+        tab.until("document.querySelector('#key-error').innerText.includes('This is no key')")
+        assert tab.value("sessionStorage.length") == 0
 
 
 def test_all_is_shown_and_stays_text(tab: Tab, shown: Shown) -> None:
@@ -215,6 +219,16 @@ def test_a_key_of_the_past_sees_the_past(tab: Tab, shown: Shown) -> None:
         _open(tab, shown, shown.key("datasets:read", days=(date(2026, 11, 1), date(2026, 11, 10))))
         assert "Live states cannot be shown" in tab.text("#key-error")
         assert not tab.text("#feeds") and tab.value("document.querySelector('#until').value") == "2026-11-10"
+
+
+def test_coverage_of_a_key_with_few_days_stays_when_it_is_asked_for_again(tab: Tab, shown: Shown) -> None:
+    with calm(tab):
+        _open(tab, shown, shown.key("datasets:read", days=(DAY, date(2099, 12, 31))))
+        tab.value("performance.clearResourceTimings()")
+        tab.value("document.querySelector('#until').dispatchEvent(new Event('change'))")
+        tab.until("performance.getEntriesByType('resource').some((each) => each.name.includes('coverage?to='))")
+        assert tab.value("document.querySelectorAll('#calendar .cell').length") == len(FEEDS) * HOURS
+        assert not tab.text("#calendar-note")
 
 
 def test_a_revoked_key(tab: Tab, shown: Shown) -> None:

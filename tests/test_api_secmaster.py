@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 import jsonschema
+import psycopg
 from secmaster_rig import IDS, READ, REQUESTS, ROUTES, Told, changing, request_of, told
 from secmaster_rows import CONDITION, TOKENS
 
@@ -225,6 +226,30 @@ def test_as_of_is_what_the_history_says(told: Told) -> None:
                 assert told.status(f"/v1/{name}/{key}", as_of=moment) == 200
     assert told.status("/v1/markets/KXNFL-1-X", as_of=THEN) == 200
     assert told.status("/v1/markets/KXNFL-1-X") == told.status("/v1/markets/KXNFL-1-X", as_of="2026-11-01") == 404
+
+
+def test_as_of_now_is_what_there_is_now_also_below_a_deleted_event(changing: Told) -> None:
+    """Kalshi no longer lists an event whose markets it still has."""
+    told = changing
+    with psycopg.connect(told.database_url, autocommit=True) as connection:
+        connection.execute("SELECT set_config('ssmd.now', '2026-11-22T10:59Z', false)")
+        connection.execute("UPDATE events SET deleted_at = ssmd_now() WHERE event_ticker = 'KXBTC-1'")
+    now = told.services.now.isoformat()
+    for asked in ({"category": "crypto"}, {"series": "KXBTC"}, {"event": "KXBTC-1"}, {"status": "active"}, {}):
+        markets = told.keys("/v1/markets", order="key", **asked)
+        assert len(markets) >= 4 and told.keys("/v1/markets", order="key", as_of=now, **asked) == markets, asked
+    path = "/v1/secmaster/markets/active-by-category"
+    assert told.ask(path, days=1, as_of=now) == told.ask(path, days=1)
+
+
+def test_no_category_is_counted_however_it_is_written(changing: Told) -> None:
+    for n, category in enumerate(("''", "NULL", "NULL")):
+        changing.sql(
+            "INSERT INTO polymarket_conditions (condition_id, question, status, category) "
+            f"VALUES ('0x{n}', 'Will it?', 'active', {category})"
+        )
+    conditions = changing.ask("/v1/secmaster/stats")["conditions"]
+    assert (conditions["total"], conditions["by_category"]) == (4, {"": 3, "Crypto": 1})
 
 
 def test_ids_are_taken_as_paths_have_them(told: Told) -> None:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from secmaster_rig import IDS, ROUTES, Told, changing, request_of, told
 
+from ssmd_api.changes import Answers, Changes
 from ssmd_api.params import parse_moment
 from ssmd_api.routing import Route
 from ssmd_api.secmaster.cursors import encode_cursor
@@ -165,3 +166,31 @@ def test_a_cursor_belongs_to_its_list(told: Told) -> None:
         # The last character has bits that mean nothing: then it is the same cursor.
         same = base64.urlsafe_b64decode(each + "=" * (-len(each) % 4)) == raw if len(each) % 4 != 1 else False
         assert (answer.status_code, answer.json().get("field")) == ((200, None) if same else (400, "cursor")), each
+
+
+def test_words_are_one_to_twenty_at_every_door(told: Told) -> None:
+    """None would be no condition; thousands are looked for in every question."""
+    path, many = "/v1/polymarket/tokens", [f"w{n}" for n in range(21)]
+    for words, status in (([], 400), ([","], 400), (many, 400), (many[1:], 200)):
+        assert told.status(path, category="crypto", q=",".join(words)) == status
+    for words in ([], many):
+        for name in ("words", "categories"):
+            body = {
+                "query": f"query($w: [String!]) {{ conditions({name}: $w) {{ nodes {{ slug }} }} }}",
+                "variables": {"w": words},
+            }
+            answer = told.http.post("/graphql", json=body, headers={"X-API-Key": told.everything}).json()
+            assert answer["errors"][0]["extensions"]["field"] == name, answer
+
+
+def test_kept_answers_count_what_was_asked() -> None:
+    """Long parameters before short answers must not fill the memory."""
+    changes = Changes("postgresql://nowhere")
+    changes.listening = True
+    answers = Answers(changes, 100_000, lambda: 0.0)
+    for n in range(100):
+        answers.keep(("x" * 20_000, n), b"{}", ("markets",), changes.generation(("markets",)), 1.0)
+    assert answers.size_bytes <= 100_000 and len(answers._kept) == 4
+    assert answers.find(("x" * 20_000, 99)) == b"{}" and answers.find(("x" * 20_000, 95)) is None
+    changes.bump("markets")
+    assert [answers.find(("x" * 20_000, n)) for n in range(96, 100)] == [None] * 4 and answers.size_bytes == 0

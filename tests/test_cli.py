@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from ssmd_api.cli.stack import first_steps
+from ssmd_api.cli.tables import print_table
 from ssmd_stream.servers.state import SupervisorState, UnitState, write_state
 
 SSMD = [sys.executable, "-c", "from ssmd_api.cli.main import main; main()"]
@@ -85,6 +87,19 @@ def test_commands_ask_the_api_that_runs_on_the_data_folder(tmp_path: Path, monke
     assert "the API at http://127.0.0.1:9 does not answer" in ssmd("share", "feeds", data=tmp_path).stderr
     monkeypatch.setenv("SSMD_API_URL", "http://127.0.0.1:7")
     assert "the API at http://127.0.0.1:7 does not answer" in ssmd("share", "feeds", data=tmp_path).stderr
+
+
+def test_a_terminal_too_narrow_for_a_table_gets_whole_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines(columns: int) -> list[str]:
+        for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": str(columns)}.items():
+            monkeypatch.setenv(name, value)
+        print_table(("id", "count", "note"), [("a" * 20, 7, "two words"), ("b", 1234, None)])
+        return [" ".join(line.split()) for line in re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()]
+
+    assert lines(30) == [f"id {'a' * 20}", "count 7", "note two words", "", "id b", "count 1234"]
+    assert lines(35) == ["id count note", f"{'a' * 20} 7 two", "words", "b 1234"]
 
 
 def test_configuration_files_are_written_and_checked(tmp_path: Path) -> None:

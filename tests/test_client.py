@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def test_questions(client: ssmd.Client) -> None:
     ids = [market["ticker"] for market in markets]
     assert {found["id"] for found in client.lookup([*ids, "nothing"])} == set(ids)
     assert client.markets(as_of="2026-11-20T13:00:00Z") == []
+    assert client.lookup(ids, as_of="2026-11-20T13:00:00Z") == []
 
 
 def test_scan_over_urls_from_disk_and_from_a_cache_is_the_same(
@@ -144,6 +146,17 @@ def test_a_long_range_is_asked_for_by_weeks_and_a_full_week_by_halves(fronted: s
     ]
 
 
+def test_days_out_of_reach_are_told_and_the_others_given(installed_api: ApiRig) -> None:
+    key = installed_api.key(*READ, feeds=["kalshi"], days=(date(2026, 11, 20), date(2026, 11, 20)))
+    with ssmd.Client(installed_api.url, key) as narrow:
+        with missing_hours() as told:
+            assert len(narrow.files("kalshi", "2026-11-01", "2026-12-05", "trade")) == 2
+        (refused, _) = told[0].message.missing  # type: ignore[union-attr]
+        assert (refused.state, len(refused.hours)) == ("not_allowed", 34 * 24)
+        with pytest.raises(ssmd.ApiError, match="this key reaches 2026-11-20"):
+            narrow.files("kalshi", "2026-11-01", "2026-11-19")
+
+
 def test_a_column_that_a_version_lacks_is_null(tmp_path: Path) -> None:
     day = tmp_path / "datasets/kalshi/crypto/2026-11-20"
     day.mkdir(parents=True)
@@ -187,6 +200,14 @@ def test_a_download_that_breaks_off_goes_on(fronted: ssmd.Client, front: Front, 
         fronted.download("kalshi", "trade", DAY, DAY, to=to)
     assert hashlib.sha256(paths[0].read_bytes()).hexdigest() == sha256
     assert not front.paths("trade_1200.parquet"), "what is whole is not fetched again"
+
+
+def test_two_downloads_into_one_folder_bring_each_file_once(fronted: ssmd.Client, front: Front, tmp_path: Path) -> None:
+    with missing_hours(), ThreadPoolExecutor(3) as pool:
+        tasks = [pool.submit(fronted.download, "kraken", None, DAY, DAY, to=tmp_path / "new") for _ in range(3)]
+        first, *others = (task.result() for task in tasks)
+    assert others == [first, first] and sorted((tmp_path / "new").rglob("*.*")) == sorted(first)
+    assert len(front.paths("/v1/files")) == len(first)
 
 
 def test_what_is_not_what_the_api_says_is_not_kept(fronted: ssmd.Client, front: Front, tmp_path: Path) -> None:
@@ -249,6 +270,16 @@ def test_requests_are_repeated_when_that_helps(fronted: ssmd.Client, front: Fron
     with ssmd.Client(f"http://127.0.0.1:{port}") as alone, pytest.raises(ssmd.ApiError) as unreachable:
         alone.feeds()
     assert (unreachable.value.status, unreachable.value.code) == (0, "unreachable")
+
+
+def test_a_key_that_is_none_is_told_of(installed_api: ApiRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSMD_API_KEY", raising=False)
+    with ssmd.Client(installed_api.url) as keyless, pytest.raises(ssmd.ApiError, match="set SSMD_API_KEY"):
+        keyless.feeds()
+    with ssmd.Client(installed_api.url, installed_api.key(*READ) + "\n") as from_a_file:
+        assert from_a_file.feeds()
+    with pytest.raises(ValueError, match="characters"):
+        ssmd.Client(installed_api.url, "schlüssel")
 
 
 def test_the_pages(installed_api: ApiRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,8 @@ def test_losses_stand_in_the_hour_where_they_are_and_dropped_duplicates_are_none
         Gap(20, 3, "deleted", "2026-11-20T12:30:00Z"),
     )
     hours = rig.hours()
-    assert [(hours[h].gaps, hours[h].lost, hours[h].dropped) for h in ("1100", "1200")] == [(1, 2, 1), (1, 3, 0)]
+    assert [(hours[h].gaps, hours[h].lost, hours[h].dropped) for h in ("1100", "1200")] == [(1, 2, 1), (2, 5, 0)]
+    # The hole of two lies between the hours: nobody knows in which of them they would have come.
     assert hours["1100"].known_missing and not hours["1000"].known_missing
     assert not replace(hours["1100"], gaps=0, missing_seqs=1).known_missing
     assert replace(hours["1100"], gaps=0, missing_seqs=2).known_missing
@@ -142,6 +143,16 @@ def test_a_damaged_manifest_is_said_to_be_so(rig: Rig, root: str, name: str) -> 
     assert "sha256" in found.error
     path.write_bytes(content)
     assert rig.hours()["1100"].state is HourState.BUILT
+
+
+@pytest.mark.parametrize("root", ["archive", "datasets"])
+def test_a_manifest_of_another_day_is_no_manifest_of_this_one(rig: Rig, root: str) -> None:
+    rig.seal(11)
+    rig.build(11)
+    stream = rig.manifests.archive_root.parent / root / "kraken" / "spot"
+    shutil.copytree(stream / str(DAY), stream / "2026-11-19")
+    found = day_coverage(rig.manifests, KRAKEN, "spot", date(2026, 11, 19), NOW)
+    assert {hour.state for hour in found.hours} == {HourState.DAMAGED} and "is of kraken/spot" in found.error
 
 
 def test_other_streams_are_found_and_nothing_else_is_taken_for_one(rig: Rig) -> None:

@@ -131,6 +131,7 @@ def test_arguments_are_checked(installed_api: ApiRig) -> None:
         ("search_markets", {"feed": "kalshi", "base": "BTC"}, "base"),
         ("search_markets", {"feed": "kalshi", "cursor": "../.."}, "cursor"),
         ("search_markets", {"feed": "kalshi", "as_of": "yesterday"}, "as_of"),
+        ("coverage", {"feed": "kalshi", "first": "2026-11-21", "last": "2026-11-20"}, "first"),
         ("coverage", {"feed": "kalshi", "first": "2026-01-01", "last": DAY}, "from"),
     ]
     answers = over_http(installed_api, installed_api.key(*READ), [(name, given) for name, given, _ in wrong])
@@ -181,6 +182,12 @@ def test_only_messages_with_a_key_are_answered(installed_api: ApiRig) -> None:
     slow = {"Authorization": f"Bearer {installed_api.key(*READ, tier='standard')}"}
     statuses = [post("/mcp", json=ping, headers=slow).status_code for _ in range(121)]
     assert statuses == [200] * 120 + [429]
+
+
+def test_before_the_first_sync_nothing_is_not_all_there_was(installed_api: ApiRig) -> None:
+    asked = ("search_markets", {"feed": "kalshi", "as_of": "2020-01-01T00:00:00Z"})
+    [(found, _)] = over_http(installed_api, installed_api.key(*READ), [asked])
+    assert found["shown"] == 0 and "begins with the first sync" in found["note"]
 
 
 def test_what_strangers_write_is_data(installed_api: ApiRig) -> None:

@@ -130,7 +130,7 @@ class Principal:
         """
         begin, end = max(first, self.first_day), min(last, self.last_day)
         if begin > end:
-            raise self._out_of_reach(first, last, "")
+            raise self._out_of_reach(first, last, "from")
         return begin, end
 
     def _out_of_reach(self, first: date, last: date, field: str) -> ForbiddenError:

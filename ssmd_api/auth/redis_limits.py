@@ -44,6 +44,11 @@ for i, key in ipairs(KEYS) do
   local limit = tonumber(ARGV[2 * i])
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - window))
   local count, allowed = redis.call('ZCARD', key), 0
+  if count >= limit then
+    -- The server's clock was set back: what lies beyond the next window would count until that time comes again.
+    redis.call('ZREMRANGEBYSCORE', key, string.format('(%.0f', now + window), '+inf')
+    count = redis.call('ZCARD', key)
+  end
   if count < limit then
     redis.call('ZADD', key, string.format('%.0f', now), ARGV[2 * i + 1])
     redis.call('PEXPIRE', key, string.format('%.0f', window / 1000))

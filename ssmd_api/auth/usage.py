@@ -20,6 +20,8 @@ from ssmd_core.db.connect import now_of
 log = structlog.get_logger()
 
 _INTERVAL_S = 3.0
+# A Postgres that hangs must not keep the process from ending.
+_END_S = 5.0
 
 _WRITABLE = b"SET TRANSACTION READ WRITE"
 _ADD = b"""
@@ -127,7 +129,11 @@ class Usage:
         """Write what is left; what cannot be written is logged, for nobody else has it."""
         self._ended.set()
         if self._task is not None:
-            await self._task  # not cancelled: the commit under way would be counted twice
+            # Not cancelled before: the commit under way would be counted twice.
+            await asyncio.wait({self._task}, timeout=_END_S)
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
         if self._counts:
             requests = {f"{key_prefix} {day}": one.requests for (key_prefix, day), one in self._counts.items()}
             log.error("usage_lost", requests=requests)

@@ -47,6 +47,17 @@ class Environment(StrEnum):
     test = "test"
 
 
+#: Members of a key as REST names them -> options of these commands.
+_OPTIONS = {
+    "userEmail": "--email",
+    "allowedFeeds": "--feeds",
+    "dateRangeStart": "--date-from",
+    "dateRangeEnd": "--date-to",
+    "rateLimitTier": "--tier",
+    "expiresInHours": "--expires",
+}
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     """What the caller can mend ends with the exit code for that."""
@@ -55,8 +66,13 @@ def _refusals() -> Iterator[None]:
     with clear_errors():
         try:
             yield
-        except (InvalidRequestError, NotFoundError) as error:
-            raise ConfigError(str(error)) from error
+        except InvalidRequestError as error:
+            text = str(error)
+            for member, option in _OPTIONS.items():
+                text = text.replace(f"{member}: ", f"{option} ")
+            raise ConfigError(text) from error
+        except NotFoundError as error:
+            raise ConfigError(f"{error}; `ssmd keys list --revoked` shows all prefixes") from error
 
 
 @keys_app.command("create")

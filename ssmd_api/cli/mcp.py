@@ -16,9 +16,12 @@ mcp_app = typer.Typer(help="Tools for agents (MCP); the API serves them at /mcp,
 def run() -> None:
     """Serve over stdin and stdout with SSMD_API_URL and SSMD_API_KEY until stdin ends; a client starts it."""
     import asyncio
+    import signal
 
     with clear_errors():
         url, key = api_and_key()
+        # A thread waits for stdin and cannot be cancelled: Python's own handler would wait for it; nothing is kept.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         from ssmd_api.mcp.stdio import run as serve
 

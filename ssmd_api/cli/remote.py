@@ -20,14 +20,17 @@ def api_and_key() -> tuple[str, str]:
     """Base URL of the API and the key to ask it with.
 
     Raises:
-        ConfigError: `SSMD_API_URL` is no URL, or no key is set.
+        ConfigError: `SSMD_API_URL` is no URL, or `SSMD_API_KEY` no key.
     """
     environment = service_environment()
-    url, key = environment.get("SSMD_API_URL") or DEFAULT_URL, environment.get("SSMD_API_KEY", "")
+    url, key = environment.get("SSMD_API_URL") or DEFAULT_URL, environment.get("SSMD_API_KEY", "").strip()
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"SSMD_API_URL {url!r} is not of the form http://host:port")
     if not key:
         raise ConfigError("SSMD_API_KEY is not set: `ssmd keys create` makes a key")
+    if not (key.isascii() and key.isprintable()):
+        # Not repeated, as the client for HTTP would.
+        raise ConfigError("SSMD_API_KEY is no key: it holds characters that none has")
     return url.rstrip("/"), key
 
 
@@ -38,7 +41,7 @@ def get(path: str, **parameters: str | int | None) -> Any:
         parameters: of the query; None for those that are not given, `from_` for `from`.
 
     Raises:
-        ConfigError: `SSMD_API_URL` is no URL, or no key is set.
+        ConfigError: `SSMD_API_URL` is no URL, no key is set, or the API says that a parameter cannot be used.
         RemoteError: no answer within ten seconds, or a refusal.
     """
     import httpx2
@@ -56,6 +59,10 @@ def get(path: str, **parameters: str | int | None) -> Any:
         body = response.json()
     except ValueError as error:
         raise RemoteError(f"{base} answers {response.status_code}, and not in JSON: is it an ssmd API?") from error
+    if response.status_code == 400:
+        raise ConfigError(_refusal(body, response.status_code))
+    if response.status_code == 401:  # often it is another API than the one that was meant
+        raise RemoteError(f"{_refusal(body, response.status_code)}; asked was {base} (SSMD_API_URL)")
     if not response.is_success:
         raise RemoteError(_refusal(body, response.status_code))
     return body

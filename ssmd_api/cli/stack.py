@@ -186,7 +186,6 @@ export SSMD_API_KEY=$({create} --date-from {day} --date-to 2099-12-31)
 {ssmd} share feeds
 URL=$({ssmd} share --feed kalshi --type trade --date {day} | head -n 1)
 {python} -c "{read}" "$URL"
-{ssmd} down
 """
 
 
@@ -230,5 +229,9 @@ def _print_demo(result: DemoResult, folder: Path) -> None:
     if result.passed:
         typer.echo("verified  every archive file derived again, every parquet file rebuilt to the same bytes")
         typer.echo(f"check it  .venv/bin/ssmd verify {folder}")
-        typer.echo("look      the API, its page, GraphiQL and Dagster; paste these lines into a shell:\n")
+        typer.echo("look      list feeds and read a file through a signed URL; paste these lines into a shell:\n")
         typer.echo(first_steps(folder, Path(sys.executable).parent, result.hour[:10]))
+        typer.echo(
+            "Then open the address of `api` in a browser: the page, API docs, GraphiQL and Dagster. Its key is in"
+        )
+        typer.echo("$SSMD_API_KEY; `.venv/bin/ssmd down` in the same shell ends everything.")

@@ -14,11 +14,13 @@ from ssmd_core.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
+    from rich.console import Console
 
 T = TypeVar("T")
 
 # A file or another program has no width of its own; a line of `list` fits into this.
 PIPED_WIDTH = 200
+_PADDING = 2
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
@@ -77,21 +79,55 @@ def duration_of(text: str | None, name: str) -> timedelta | None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on stdout. Values may come from strangers: neither markup nor control characters act in it."""
+    """A table on stdout; one line for each value where a terminal is too narrow for it.
+
+    Values may come from strangers: neither markup nor control characters act in it.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        # Folded, never cut: an id with its end missing is of no use.
-        table.add_column(column, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*(Text(shown(value)) for value in row))
+    values = [list(row) for row in rows]
+    texts = [[shown(value) for value in row] for row in values]
+    widths = [_longest_word([column, *(row[place] for row in texts)]) for place, column in enumerate(columns)]
+    if texts:
+        widths[0] = max(len(columns[0]), *(len(row[0]) for row in texts))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
+    elif sum(widths) + _PADDING * (len(columns) - 1) > console.width:
+        _print_records(console, columns, texts)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        numbers = all(isinstance(row[place], int) and not isinstance(row[place], bool) for row in values)
+        # Folded, never cut: an id with its end missing is of no use.
+        table.add_column(
+            column,
+            overflow="fold",
+            no_wrap=place == 0,
+            min_width=min(width, console.width),
+            justify="right" if numbers and values else "left",
+        )
+    for row in texts:
+        table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max((len(word) for text in texts for word in text.split()), default=0)
+
+
+def _print_records(console: Console, columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+    from rich.text import Text
+
+    width = max(map(len, columns)) + _PADDING
+    for number, row in enumerate(texts):
+        if number:
+            console.print()
+        for column, text in zip(columns, row, strict=True):
+            if text:
+                console.print(Text(column.ljust(width), style="bold") + Text(text), soft_wrap=True)
 
 
 def shown(value: Any) -> str:

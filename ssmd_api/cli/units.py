@@ -68,6 +68,8 @@ def _list(prefix: str, data: Path | None, as_json: bool) -> None:
                 ("name", "state", "since", "restarts", "pid", "metrics", "detail"),
                 [(one.name, one.state, one.since, one.restarts, one.pid, one.url, one.detail) for one in units],
             )
+        if not units:
+            typer.echo(f"no {prefix.rstrip('-')} is running: `ssmd up` without --no-capture runs it", err=True)
         if not units or any(unit.state != "healthy" for unit in units):
             raise typer.Exit(EXIT_FAILED)
 

@@ -58,6 +58,7 @@ class Basis(msgspec.Struct, rename="camel", kw_only=True):
         stale_hours: hours that were archived anew since they were built: the answer has the older state.
         future_hours: hours of which no slot is over yet.
         other_schema_hours: hours whose files have another major version of the schema; they are not in the answer.
+        rejected_hours: hours with messages that break their schema; they are not in the answer.
         gap_hours: hours in which messages are known to have been lost.
         sources: files that were read, below the dataset root.
     """
@@ -73,6 +74,7 @@ class Basis(msgspec.Struct, rename="camel", kw_only=True):
     stale_hours: list[str]
     future_hours: list[str]
     other_schema_hours: list[str]
+    rejected_hours: list[str]
     gap_hours: list[str]
     sources: list[str]
 
@@ -84,7 +86,9 @@ class Reading:
     Attributes:
         schema: what their columns mean.
         paths: of the files.
-        any_dataset: whether any of the hours has datasets; without one, nothing is known, not even that it was nothing.
+        any_dataset: whether any of the hours has datasets that can be read; without one, nothing is known, not even
+            that it was nothing.
+        state: hashes of the files: what was counted over them holds as long as these are the same.
         basis: for the answer.
     """
 
@@ -92,6 +96,7 @@ class Reading:
     schema: Schema
     paths: list[str]
     any_dataset: bool
+    state: tuple[str, ...]
     basis: Basis
 
 
@@ -134,23 +139,24 @@ def _reading(
     days = [checked(day_coverage(manifests, feed, name, day, now)) for name in streams]
     wanted = set(HOURS) if hour is None else {hour}
     other: set[str] = set()
-    sources = []
+    sources, hashes = [], []
     for one in days:
         for file in one.files:
             if file.message_type == message_type and file.hour in wanted:
                 if _major(file.schema_version) == _major(schema.version):
                     # Not the manifest's own path: this one stays below the root whatever it says.
                     sources.append(f"{feed.name}/{one.stream}/{day}/{message_type}_{file.hour}.parquet")
+                    hashes.append(file.sha256)
                 else:
                     other.add(file.hour)
     root = manifests.dataset_root.resolve()
-    basis = _basis(feed, day, hour, days, wanted)
+    basis = _basis(feed, day, hour, days, wanted, message_type)
     basis.other_schema_hours = sorted(other)
     basis.sources = sources
     if other:
         basis.complete = False
-    built = any(each.has_dataset for one in days for each in one.hours if each.hour in wanted)
-    return Reading(feed, schema, [str(root / source) for source in sources], built, basis)
+    built = any(each.has_dataset for one in days for each in one.hours if each.hour in wanted - other)
+    return Reading(feed, schema, [str(root / source) for source in sources], built, tuple(hashes), basis)
 
 
 def checked(day: DayCoverage) -> DayCoverage:
@@ -167,17 +173,20 @@ def checked(day: DayCoverage) -> DayCoverage:
 
 def basis_of(feed: Feed, days: list[DayCoverage]) -> Basis:
     """What is known of a whole day of streams; without sources."""
-    return _basis(feed, days[0].date, None, days, set(HOURS))
+    return _basis(feed, days[0].date, None, days, set(HOURS), None)
 
 
-def _basis(feed: Feed, day: date, hour: str | None, days: list[DayCoverage], wanted: set[str]) -> Basis:
+def _basis(
+    feed: Feed, day: date, hour: str | None, days: list[DayCoverage], wanted: set[str], message_type: str | None
+) -> Basis:
     hours = [each for one in days for each in one.hours if each.hour in wanted]
 
     def those(*states: HourState) -> list[str]:
         return sorted({each.hour for each in hours if each.state in states})
 
     without = [each for each in hours if not each.has_dataset and each.state is not HourState.FUTURE]
-    whole = all(each.state is HourState.BUILT and not each.known_missing for each in hours)
+    rejected = [each for each in hours if (message_type in each.rejected_types if message_type else each.rejected)]
+    whole = not rejected and all(each.state is HourState.BUILT and not each.known_missing for each in hours)
     return Basis(
         feed=feed.name,
         streams=[one.stream for one in days],
@@ -190,6 +199,7 @@ def _basis(feed: Feed, day: date, hour: str | None, days: list[DayCoverage], wan
         stale_hours=those(HourState.STALE),
         future_hours=those(HourState.FUTURE),
         other_schema_hours=[],
+        rejected_hours=sorted({each.hour for each in rejected}),
         gap_hours=sorted({each.hour for each in hours if each.known_missing}),
         sources=[],
     )

@@ -164,8 +164,17 @@ class Engine:
             duckdb.ConversionException,  # values that are not of the registry's types
             duckdb.PermissionException,  # a link that leads out of the dataset root
         ) as error:
-            log.warning("datasets_unreadable", error=str(error))
-            raise UnavailableError("a dataset went away or cannot be read; ask again in a moment") from None
+            raise _unreadable(error) from None
+        except duckdb.Error as error:
+            # Damaged pages of a parquet file end in an error of no class of its own: thrift's, a missing dictionary.
+            if type(error) is duckdb.Error:
+                raise _unreadable(error) from None
+            raise
+
+
+def _unreadable(error: Exception) -> UnavailableError:
+    log.warning("datasets_unreadable", error=str(error))
+    return UnavailableError("a dataset went away or cannot be read; ask again in a moment")
 
 
 def _run(cursor: duckdb.DuckDBPyConnection, statement: str, values: Mapping[str, object] | None) -> list[Row]:

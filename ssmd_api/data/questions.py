@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from ssmd_api.data import sql
 from ssmd_api.data.captured import Basis, Reading, reading
 from ssmd_api.errors import InvalidRequestError
-from ssmd_api.params import shown
+from ssmd_api.secmaster.cursors import decode_cursor, encode_cursor
 from ssmd_api.services import Services
 from ssmd_core.feeds import get
 from ssmd_core.feeds.base import Schema
@@ -95,15 +95,17 @@ async def trades(
         stream: see `captured.reading`.
         instruments: only these, at most 100.
         limit: rows at most.
-        cursor: `next_cursor` of the answer before.
+        cursor: `next_cursor` of the answer before; when the hours have been built anew since, it is refused.
 
     Raises:
         InvalidRequestError: hour, stream, instruments, limit or cursor cannot be used.
         ApiError: see `Engine.rows` and `captured.reading`.
     """
     chosen = get(feed).trades
-    values = _page(instruments, limit, cursor)
+    _check(instruments, limit)
     source = await reading(services, feed, day, chosen.message_type, hour=hour, stream=stream)
+    question = _question(source, instruments)
+    values = _page(question, instruments, limit, cursor)
     rows = await ask(services, source, sql.trades_by_instrument(chosen, source.schema), values)
     found = [
         TradeRow(
@@ -122,7 +124,7 @@ async def trades(
         volume_unit=unit_of(source.schema, chosen.size),
         count=len(found),
         trades=found,
-        next_cursor=_next(rows, values, limit),
+        next_cursor=_next(question, rows, values, limit),
     )
 
 
@@ -139,8 +141,10 @@ async def prices(
 ) -> PricesAnswer:
     """The newest quote of each instrument in the day or hour; arguments and errors as of `trades`."""
     chosen = get(feed).quotes
-    values = _page(instruments, limit, cursor)
+    _check(instruments, limit)
     source = await reading(services, feed, day, chosen.message_type, hour=hour, stream=stream)
+    question = _question(source, instruments)
+    values = _page(question, instruments, limit, cursor)
     rows = await ask(services, source, sql.latest(chosen, source.schema), values)
     known = sql.columns_of(source.schema)
     found: list[dict[str, Any]] = []
@@ -149,7 +153,9 @@ async def prices(
         one = {"ticker": row["ticker"]} | {name: times.get(name, row[name]) for name in chosen.columns}
         found.append(one | {"time": times[chosen.time], "received_at": times["_received_at"]})
     served(services, feed, len(found))
-    return PricesAnswer(**members(source.basis), count=len(found), prices=found, next_cursor=_next(rows, values, limit))
+    return PricesAnswer(
+        **members(source.basis), count=len(found), prices=found, next_cursor=_next(question, rows, values, limit)
+    )
 
 
 async def volume(
@@ -194,22 +200,29 @@ def unit_of(schema: Schema, column: str) -> str:
     return sql.columns_of(schema)[column].unit
 
 
-def _page(instruments: list[str] | None, limit: int, cursor: str | None) -> dict[str, Any]:
-    """The parameters of a page; one row more than asked for shows whether there is another."""
+def _check(instruments: list[str] | None, limit: int) -> None:
     if instruments is not None and not 1 <= len(instruments) <= MAX_INSTRUMENTS:
         raise InvalidRequestError(f"instruments: 1 to {MAX_INSTRUMENTS}, not {len(instruments)}", field="instruments")
     if not 1 <= limit <= MAX_ROWS:
         raise InvalidRequestError(f"limit: 1 to {MAX_ROWS}, not {limit}", field="limit")
-    offset = 0
-    if cursor is not None:
-        if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= len(str(MAX_OFFSET))):
-            raise InvalidRequestError(f"cursor: {shown(cursor)} is not from an answer", field="cursor")
-        offset = int(cursor)
+
+
+def _question(source: Reading, instruments: list[str] | None) -> object:
+    """What a cursor belongs to: other files give another order, in which rows would be skipped or come twice."""
+    basis = source.basis
+    return (source.schema.name, basis.feed, basis.streams, basis.date, basis.hour, instruments, source.state)
+
+
+def _page(question: object, instruments: list[str] | None, limit: int, cursor: str | None) -> dict[str, Any]:
+    """The parameters of a page; one row more than asked for shows whether there is another."""
+    offset = 0 if cursor is None else decode_cursor(question, cursor, (int,))[0]
+    if not 0 <= cast("int", offset) <= MAX_OFFSET:
+        raise InvalidRequestError("cursor: not from an answer", field="cursor")
     return {"instruments": instruments, "limit": limit + 1, "offset": offset}
 
 
-def _next(rows: list[dict[str, Any]], values: dict[str, Any], limit: int) -> str | None:
-    return str(values["offset"] + limit) if len(rows) > limit else None
+def _next(question: object, rows: list[dict[str, Any]], values: dict[str, Any], limit: int) -> str | None:
+    return encode_cursor(question, (values["offset"] + limit,)) if len(rows) > limit else None
 
 
 def _mean(total: Number, count: int) -> Number:

@@ -7,18 +7,20 @@ from typing import Any
 import graphene
 
 from ssmd_api.auth.access import Scope
+from ssmd_api.errors import InvalidRequestError
 from ssmd_api.graphql import scalars, sources
 from ssmd_api.graphql.cursors import Connection, check_first, connection, place_of
 from ssmd_api.graphql.fields import RootField
 from ssmd_api.graphql.relations import CONNECTIONS, TYPES, fill_arguments
 from ssmd_api.graphql.types import connection_of, list_of, object_type, paging
+from ssmd_api.params import shown
 from ssmd_api.routing import Call, DayRule, FeedRule
 from ssmd_api.secmaster.cursors import encode_cursor
 from ssmd_api.secmaster.fees import trade_fee
 from ssmd_api.secmaster.lists import list_rows
 from ssmd_api.secmaster.reach import FEEDS_OF, PAIR_FEEDS, within
 from ssmd_core.db.tables import SYNCED
-from ssmd_core.secmaster.selections import FILTERS, Selection
+from ssmd_core.secmaster.selections import FILTERS, STATUSES, Selection
 
 _TEXT, _FLAG = graphene.String, graphene.Boolean
 _KALSHI = FEEDS_OF["series"]
@@ -136,12 +138,17 @@ INSTRUMENT = object_type("Instrument", "What can be traded on any venue, in one 
     "updated_at": graphene.Field(scalars.DATE_TIME),
 })  # fmt: skip
 
+_KINDS = ("prediction", *PAIR_FEEDS)
+_STATUSES = tuple(dict.fromkeys(word for words in STATUSES.values() for word in words))
 _FEED_OF = "CASE WHEN exchange = 'kraken' AND instrument_type <> 'spot' THEN 'kraken-futures' ELSE exchange END AS feed"
 
 
 async def _instruments(call: Call) -> Any:
     query = call.query
-    kind, status = query.instrument_type, query.status
+    kind, status = (text and text.lower() for text in (query.instrument_type, query.status))
+    for name, text, known in (("instrument_type", kind, _KINDS), ("status", status, _STATUSES)):
+        if text is not None and text not in known:  # an empty list would look like an answer
+            raise InvalidRequestError(f"{name}: {shown(text)} is none of {', '.join(known)}", field=name)
     question = ("instruments", call.feeds, kind, status)
     first, after = check_first(query.first), place_of(question, query.after, str, str)
     statement = (

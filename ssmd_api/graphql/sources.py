@@ -188,7 +188,7 @@ async def _snapshots(
 
 
 async def _fee_terms(services: Services, events: list[str], moment: datetime | None) -> dict[str, Any]:
-    source, values = source_of("events", [Filter("event_ticker", "in", events)], moment)
+    source, values = source_of("events", [Filter("event_ticker", "in", events)], moment, keys=events)
     at = moment or services.now
     statement = sql.SQL(
         "SELECT e.event_ticker, e.series_ticker, coalesce(e.fee_type_override, f.fee_type) AS fee_type, "

@@ -24,6 +24,7 @@ from ssmd_api.llm.wire import (
     Choice,
     Extra,
     Message,
+    NamedTool,
     Reply,
     TextPart,
     TokenUsage,
@@ -160,6 +161,12 @@ def map_request(request: ChatRequest, change: Callable[[str], str]) -> ChatReque
         if text and change(text) != text:
             raise NotRedactableError("an id or a name looks like personal data, and cannot be redacted")
 
+    def together(parts: list[str]) -> None:
+        # A model reads on from part to part.
+        for text in ("".join(parts), "\n".join(parts)) if len(parts) > 1 else ():
+            if change(text) != text:
+                raise NotRedactableError("parts of a message look like personal data together, and cannot be redacted")
+
     def message(one: Message) -> Message:
         name(one.name)
         name(one.tool_call_id)
@@ -171,6 +178,7 @@ def map_request(request: ChatRequest, change: Callable[[str], str]) -> ChatReque
             content = change(content)
         elif content is not None:
             content = [TextPart(change(part.text)) for part in content]
+            together([part.text for part in content])
         calls = one.tool_calls and [
             msgspec.structs.replace(
                 call,
@@ -192,6 +200,8 @@ def map_request(request: ChatRequest, change: Callable[[str], str]) -> ChatReque
         description = function.description and change(function.description)
         return Tool(msgspec.structs.replace(function, description=description, parameters=parameters))
 
+    if isinstance(request.tool_choice, NamedTool):
+        name(request.tool_choice.function.name)
     stop = request.stop
     if isinstance(stop, str):
         stop = change(stop)

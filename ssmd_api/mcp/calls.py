@@ -61,7 +61,10 @@ async def call_tool(api: httpx2.AsyncClient, name: str, arguments: dict[str, Any
         return Result(_told(error.status, error.code, str(error), field=error.field), failed=True)
     except (KeyError, TypeError):
         return Result(_told(502, "bad_answer", "the API's answer has another form than expected"), failed=True)
-    return Result(bounded(shaped, wanted.rows, wanted.limit))
+    told = bounded(shaped, wanted.rows, wanted.limit)
+    if not told["shown"] and "as_of" in wanted.parameters:
+        told.setdefault("note", "nothing of this was known then; what is known begins with the first sync")
+    return Result(told)
 
 
 class _RefusedError(Exception):

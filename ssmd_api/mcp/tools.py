@@ -104,6 +104,8 @@ def _plainly(path: str, rows: str) -> Callable[[Any], ApiRequest]:
 
 
 def _coverage(arguments: CoverageArguments) -> ApiRequest:
+    if arguments.first > arguments.last:
+        raise InvalidRequestError(f"first: {arguments.first} is after last: {arguments.last}", field="first")
     found = {"feed": arguments.feed, "from": arguments.first.isoformat(), "to": arguments.last.isoformat()}
     return ApiRequest("/v1/data/coverage", found, "days", shape=_by_state)
 

@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 _MAX_BYTES = 16 * 1024
 _MAX_DEPTH = 16
+# Postgres gives 1e22 back as an integer, and JSON of answers has none beyond 64 bits.
+_MAX_NUMBER = 2**63
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
 _COLUMNS = "key, value, description, updated_at"
 _SELECT = f"SELECT {_COLUMNS} FROM settings ORDER BY key"
@@ -76,7 +78,7 @@ async def put(services: Services, principal: Principal, key: str, value: Any) ->
     principal.check_scope(Scope.ADMIN_WRITE)
     if not _KEY.fullmatch(key):
         raise InvalidRequestError(f"{shown(key)} is no name of a setting: {_KEY.pattern}", field="key")
-    _check_text(value, _MAX_DEPTH)
+    _check_value(value, _MAX_DEPTH)
     try:
         if key == TIERS_SETTING:
             parse_tiers(value)
@@ -92,19 +94,21 @@ async def put(services: Services, principal: Principal, key: str, value: Any) ->
     return Setting(key=row[0], value=row[1], description=row[2], updated_at=row[3])
 
 
-def _check_text(value: Any, depth: int) -> None:
-    """Refuse what Postgres cannot hold, or only at the cost of its stack."""
+def _check_value(value: Any, depth: int) -> None:
+    """Refuse what Postgres cannot hold, or only at the cost of its stack, and what could not be told again."""
     if depth == 0:
         raise InvalidRequestError(f"value: nested deeper than {_MAX_DEPTH}", field="value")
     if isinstance(value, dict):
         for name, item in value.items():
-            _check_text(name, depth)
-            _check_text(item, depth - 1)
+            _check_value(name, depth)
+            _check_value(item, depth - 1)
     elif isinstance(value, list):
         for item in value:
-            _check_text(item, depth - 1)
+            _check_value(item, depth - 1)
     elif isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
         raise InvalidRequestError("value: holds a character that no text in the database has", field="value")
+    elif isinstance(value, (int, float)) and abs(value) >= _MAX_NUMBER:
+        raise InvalidRequestError("value: holds a number of more than 64 bits", field="value")
 
 
 async def _list(call: Call) -> Any:

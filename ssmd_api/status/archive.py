@@ -42,7 +42,8 @@ def look_at_archive(manifests: Manifests, feed: str, stream: str, today: date) -
             problems.append(f"the archive's manifest of {day} is damaged: `ssmd verify` says how")
     now = days.get(today, ArchiveDay())
     if unparsed := sum(file.records_by_type.get(UNPARSED_TYPE, 0) for file in now.files):
-        problems.append(f"{unparsed} messages without a known type today: the venue may have changed them")
+        count = f"{unparsed:,} message{'' if unparsed == 1 else 's'}"
+        problems.append(f"{count} without a known type today: the venue may have changed something")
     gaps = [gap for gap in now.gaps if gap.reason != _DUPLICATE]
     try:
         dataset_hour = _dataset_hour(manifests, feed, stream)

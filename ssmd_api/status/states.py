@@ -65,7 +65,10 @@ def judge(liveness: Liveness, look: StreamLook | None, archive: ArchiveLook, now
     if look is None:
         if archive.sealed_until is None:
             return "unknown", "never captured here"
-        return "down", f"no such stream in NATS; archived until {_minute(archive.sealed_until)}"
+        return (
+            "down",
+            f"nothing captures it now: no such stream in NATS; archived until {_minute(archive.sealed_until)}",
+        )
     sign_age_s = None if look.sign_ns is None else max(0, now_ns - look.sign_ns) / NS_PER_S
     age_s = None if look.market_ns is None else max(0, now_ns - look.market_ns) / NS_PER_S
     silence = "no market message is stored" if age_s is None else f"no market message for {age_text(age_s)}"
@@ -99,7 +102,7 @@ def problems(state: State, archive: ArchiveLook, now: datetime) -> tuple[str, ..
     """What a person should look at."""
     found = list(archive.problems)
     if archive.gaps:
-        found.append(f"{archive.gaps} gaps today: {archive.lost} messages lost")
+        found.append(f"{archive.gaps} gap{'' if archive.gaps == 1 else 's'} today, messages lost: {archive.lost:,}")
     sealed, built = archive.sealed_until, archive.dataset_hour
     if state == "live" and sealed is not None and now - sealed > timedelta(seconds=_SEALED_S):
         found.append(f"messages come, but the archive is sealed only until {_minute(sealed)}: is the archiver running?")

@@ -32,6 +32,7 @@ SLOTS = 4
 _KEPT = 256
 _DUPLICATE = "duplicate"
 _Document = TypeVar("_Document", bound=msgspec.Struct)
+_Dated = TypeVar("_Dated", "ArchiveDay", ParquetManifest)
 
 
 class HourState(StrEnum):
@@ -63,9 +64,11 @@ class HourCoverage:
         slots: of its four slots, those that were sealed.
         records: archived messages.
         rejected: messages that break their schema; None without a build.
+        rejected_types: their types.
         missing_seqs: JetStream sequences that the build did not find between its first and last; None without one.
         dropped: duplicates that the archiver dropped; their sequences are among the missing ones.
-        gaps: holes in which messages were lost, as far as the archiver knows.
+        gaps: holes in which messages were lost, as far as the archiver knows; one between two hours counts in both,
+            for nobody knows in which of them its messages would have been.
         lost: messages in them.
     """
 
@@ -79,6 +82,7 @@ class HourCoverage:
     dropped: int = 0
     gaps: int = 0
     lost: int = 0
+    rejected_types: frozenset[str] = frozenset()
 
     @property
     def known_missing(self) -> bool:
@@ -109,6 +113,9 @@ class ArchiveDay(msgspec.Struct):
 
     files: list[ArchiveFile] = []
     gaps: list[Gap] = []
+    feed: str = ""
+    stream: str = ""
+    date: str = ""
 
 
 class Manifests:
@@ -128,17 +135,22 @@ class Manifests:
         """A day of the archive, None if there is none.
 
         Raises:
-            ArchiveError: its manifest is damaged.
+            ArchiveError: its manifest is damaged, or that of another day.
         """
-        return self._load(day_folder(self.archive_root, feed, stream, str(day)) / MANIFEST, ArchiveDay)
+        path = day_folder(self.archive_root, feed, stream, str(day)) / MANIFEST
+        return _of(path, self._load(path, ArchiveDay), feed, stream, day)
 
     def datasets(self, feed: str, stream: str, day: date) -> ParquetManifest | None:
         """A day of datasets, None if there is none.
 
         Raises:
-            ArchiveError: its manifest is damaged.
+            ArchiveError: its manifest is damaged, or that of another day.
         """
-        return self._load(day_folder(self.dataset_root, feed, stream, str(day)) / PARQUET_MANIFEST, ParquetManifest)
+        path = day_folder(self.dataset_root, feed, stream, str(day)) / PARQUET_MANIFEST
+        found = _of(path, self._load(path, ParquetManifest), feed, stream, day)
+        if found is not None and (strange := found.hours.keys() - set(HOURS)):
+            raise ArchiveError(f"{path}: {', '.join(sorted(strange))} is no hour")
+        return found
 
     def streams(self, feed: Feed) -> tuple[str, ...]:
         """The streams that the feed's registry entry names, and others that lie on disk."""
@@ -246,17 +258,34 @@ def _hour(
         dropped=sum(gap.missing for gap in gaps if gap.reason == _DUPLICATE),
         gaps=sum(gap.reason != _DUPLICATE for gap in gaps),
         lost=sum(gap.missing for gap in gaps if gap.reason != _DUPLICATE),
+        rejected_types=frozenset(stats.rejects if stats else ()),
     )
 
 
 def _gaps_by_hour(archived: ArchiveDay) -> dict[str, list[Gap]]:
-    """Holes by the hour of the last message before them; without one, by the first hour or that of the discovery."""
+    """Holes by the hour of the last message before them, and up to that of the first one behind them; without any
+    message before, by the first hour or that of the discovery."""
     found: dict[str, list[Gap]] = {}
     files = sorted((file for file in archived.files if file.records), key=lambda file: file.first_seq)
     firsts = [file.first_seq for file in files]
     for gap in archived.gaps:
-        before = files[max(0, bisect_right(firsts, gap.after_seq) - 1)].name[:2] if files else gap.detected_at[11:13]
-        found.setdefault(f"{before}00", []).append(gap)
+        if not files:
+            found.setdefault(f"{gap.detected_at[11:13]}00", []).append(gap)
+            continue
+        at = max(0, bisect_right(firsts, gap.after_seq) - 1)
+        first = last = int(files[at].name[:2])
+        # A dropped duplicate is no loss of the next hour.
+        if gap.reason != _DUPLICATE and gap.after_seq >= files[at].last_seq and at + 1 < len(files):
+            last = int(files[at + 1].name[:2])
+        for hour in range(first, last + 1):
+            found.setdefault(f"{hour:02d}00", []).append(gap)
+    return found
+
+
+def _of(path: Path, found: _Dated | None, feed: str, stream: str, day: date) -> _Dated | None:
+    """The manifest, if it is that of its folder: a copied one is whole and still not true."""
+    if found is not None and (found.feed, found.stream, found.date) != (feed, stream, str(day)):
+        raise ArchiveError(f"{path}: is of {found.feed}/{found.stream} on {found.date}")
     return found
 
 

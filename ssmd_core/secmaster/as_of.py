@@ -151,9 +151,14 @@ async def histories(connection: psycopg.AsyncConnection, key: str) -> dict[str, 
 
 
 def versions_at(
-    table: str, moment: datetime, *, keys: Sequence[str] | None = None, where: Sequence[Filter] = ()
+    table: str,
+    moment: datetime,
+    *,
+    keys: Sequence[str] | None = None,
+    where: Sequence[Filter] = (),
+    deleted: bool = False,
 ) -> tuple[sql.Composed, list[object]]:
-    """The query of `as_of` with its parameters.
+    """The query of `as_of` with its parameters; with `deleted` also rows that were deleted by then.
 
     One probe of the index (key, known_from, version) finds the next key and one its version, so the cost follows the
     number of rows, not of their versions.
@@ -164,7 +169,8 @@ def versions_at(
     if strange := {condition.column for condition in where} - known:
         raise ConfigError(f"{table} has no column {', '.join(sorted(strange))}")
     walk, values = _keys(one, keys)
-    conditions = [sql.SQL("v.deleted_at IS NULL"), *(condition.condition("v") for condition in where)]
+    alive = sql.SQL("true" if deleted else "v.deleted_at IS NULL")
+    conditions = [alive, *(condition.condition("v") for condition in where)]
     statement = sql.SQL("SELECT v.* FROM {walk} keys CROSS JOIN LATERAL {version} v WHERE {conditions}").format(
         walk=walk, version=_version(one, sql.SQL("keys.k")), conditions=sql.SQL(" AND ").join(conditions)
     )

@@ -68,18 +68,18 @@ async def table_stats(
     statement = sql.SQL(
         "SELECT {names}, count(*), grouping({names}) FROM ({source}) r GROUP BY GROUPING SETS ({sets}, ())"
     ).format(names=names, source=source, sets=sets)
-    groups: dict[str, list[tuple[str, int]]] = {column: [] for column in columns}
+    groups: dict[str, Counter[str]] = {column: Counter() for column in columns}
     total = 0
     for *found, count, bits in await (await connection.execute(statement, values)).fetchall():
         # A set bit marks a column that is not grouped by; the first column has the highest.
         own = [n for n in range(len(columns)) if not bits & 1 << (len(columns) - 1 - n)]
         if own:
-            groups[columns[own[0]]].append((found[own[0]] or "", count))
+            groups[columns[own[0]]][found[own[0]] or ""] += count  # null and "" are both no category
         else:
             total = count
     counted: dict[str, Any] = {"total": total}
-    for column, pairs in groups.items():
-        counted |= _named(column, pairs, _TOP_CATEGORIES if column == "category" else None)
+    for column, counts in groups.items():
+        counted |= _named(column, [*counts.items()], _TOP_CATEGORIES if column == "category" else None)
     if table == "polymarket_conditions":
         statement = sql.SQL("SELECT tag, count(*) FROM ({source}) r, unnest(r.tags) tag GROUP BY 1").format(
             source=source

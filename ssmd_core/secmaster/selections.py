@@ -148,7 +148,7 @@ def source_of(
 ) -> Parts:
     """Rows of now, or as known at a moment."""
     if moment is not None:
-        return versions_at(table, moment, where=where, keys=keys)
+        return versions_at(table, moment, where=where, keys=keys, deleted=deleted)
     conditions: list[sql.Composable] = [condition.condition("v") for condition in where]
     if not deleted:
         conditions.append(sql.SQL("v.deleted_at IS NULL"))

@@ -62,8 +62,9 @@ export class Calendar {
     const key = this.key;
     const to = byId("until").value;
     if (!key) return;
-    // Without days the API chooses the last ones that the key reaches.
-    const days = to ? `?from=${new Date(Date.parse(to) - (SHOWN_DAYS - 1) * DAY_MS).toISOString().slice(0, 10)}&to=${to}` : "";
+    if (!byId("until").validity.valid) return; // a year that is still being typed
+    // The API chooses the first day: it must be one that the key reaches.
+    const days = to ? `?to=${to}` : "";
     const turn = (this.turn = (this.turn ?? 0) + 1);
     try {
       const response = await ask(`/v1/data/coverage${days}`, key);

@@ -29,6 +29,13 @@ function storedKey() {
 
 function start(key) {
   stop();
+  if (/[^\x21-\x7e]/.test(key)) {
+    // No header can carry it: the browser would not even ask.
+    sessionStorage.removeItem(STORED);
+    showKey(false);
+    complain("This is no key: it has only letters, digits, - and _.");
+    return;
+  }
   sessionStorage.setItem(STORED, key);
   complain("");
   showKey(true);
