@@ -203,6 +203,12 @@ def test_damaged_messages_end_in_a_clear_error(data: st.DataObject) -> None:
         fed(*messages)
 
 
+@pytest.mark.parametrize("micros", [290_000_000_000_000_000, -(2**63), 2**63 - 1])
+def test_times_that_no_calendar_has_are_refused(micros: int) -> None:
+    with pytest.raises(PgOutputError, match="outside of the years 1 to 9999"):
+        fed(b"B" + struct.pack(">QqI", 9, micros, 77))
+
+
 def test_events_of_a_transaction() -> None:
     found = fed(
         relation_bytes(KEYED),

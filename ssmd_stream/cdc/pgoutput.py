@@ -23,6 +23,8 @@ MAX_NAME_BYTES = 256  # a name in Postgres has at most 63 bytes, a replication o
 MAX_COLUMNS = 1664  # Postgres's own limit is 1600
 #: Microseconds from 1970-01-01 to Postgres's epoch, 2000-01-01.
 POSTGRES_EPOCH_US = 946_684_800_000_000
+# What RFC 3339 can say: the years 1 to 9999.
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 KEY_COLUMN = 1  # flag of a column that belongs to the replica identity
 
@@ -197,8 +199,10 @@ class _Reader:
         return value
 
     def time_us(self) -> int:
-        value: int = _I64.unpack_from(self.data, self._take(8))[0]
-        return value + POSTGRES_EPOCH_US
+        value: int = _I64.unpack_from(self.data, self._take(8))[0] + POSTGRES_EPOCH_US
+        if not _FIRST_US <= value <= _LAST_US:
+            raise PgOutputError(f"message {_shown(self.data)} tells a time outside of the years 1 to 9999")
+        return value
 
     def raw(self, size: int) -> bytes:
         at = self._take(size)
