@@ -352,6 +352,31 @@ def test_every_command_is_in_the_pages() -> None:
     assert missing == []
 
 
+def test_examples_that_run_for_long_or_need_a_venue_are_understood() -> None:
+    """What stands in blocks of `sh`: each of its commands has tests of its own; here its words are parsed."""
+    wrong = []
+    for block in blocks("sh", "cli.md", "api/*.md"):
+        for line in block.text.splitlines():
+            words = shlex.split(line.partition(" | ")[0], comments=True)
+            if words and words[0] == "ssmd":
+                try:
+                    parsed(words[1:])
+                except Exception as error:  # click's own errors have no public home in typer
+                    wrong.append((block.name, line, repr(error)))
+    assert wrong == []
+
+
+def parsed(words: list[str]) -> None:
+    """Parse a command line without running it."""
+    command, name, parent = get_command(app), "ssmd", None
+    while True:
+        context = command.make_context(name, words, parent=parent)
+        if not hasattr(command, "resolve_command"):
+            return
+        found, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        name, parent = str(found), context
+
+
 def test_examples_of_the_page_work(
     installation: Installation, installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
