@@ -371,9 +371,10 @@ def parsed(words: list[str]) -> None:
     command, name, parent = get_command(app), "ssmd", None
     while True:
         context = command.make_context(name, words, parent=parent)
-        if not hasattr(command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        if not hasattr(command, "resolve_command") or not rest:  # `ssmd share` is a command and has one
             return
-        found, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        found, command, words = command.resolve_command(context, rest)
         name, parent = str(found), context
 
 
