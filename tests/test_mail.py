@@ -21,7 +21,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -208,6 +208,8 @@ class _Tags(HTMLParser):
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
+@example("x", "\u20280")
+@example("x", "a\x85b\x1cc\u2029d")
 def test_no_name_becomes_markup_or_a_header(name: str, title: str) -> None:
     def tags(of: str) -> list[str]:
         parser = _Tags()

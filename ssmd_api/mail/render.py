@@ -68,7 +68,8 @@ def mail(subject: str, title: str, sections: Sequence[Section], footer: str, *, 
         f"<style>{_STYLE}</style></head><body><h1>{escape(shown(title))}</h1>{html}"
         f"<footer>{escape(shown(footer))}</footer></body></html>\n"
     )
-    return Mail(shown(subject), page, f"{shown(title)}\n\n{text}\n{shown(footer)}\n")
+    # An e-mail header ends at each of the eleven ends of a line that Unicode knows.
+    return Mail(" ".join(shown(subject).splitlines()), page, f"{shown(title)}\n\n{text}\n{shown(footer)}\n")
 
 
 def _html(section: Section, max_rows: int) -> str:
