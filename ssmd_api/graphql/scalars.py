@@ -28,7 +28,7 @@ def _scalar(
         del variables
         if not isinstance(node, literals):
             raise GraphQLError(f"not a {name}", node)
-        return read(int(node.value) if isinstance(node, IntValueNode) else node.value)  # type: ignore[attr-defined]
+        return read(int(node.value) if isinstance(node, IntValueNode) else node.value)  # type: ignore[attr-defined]  # all of `literals` have one
 
     members = {
         "__doc__": text,
