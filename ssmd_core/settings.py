@@ -58,6 +58,11 @@ class Settings:
         return self.data / "datasets"
 
     @property
+    def proof_root(self) -> Path:
+        """Root of the ledgers and of what they prove."""
+        return self.data / "proof"
+
+    @property
     def spool_root(self) -> Path:
         """Where connectors keep frames while NATS is away."""
         return self.data / "spool"

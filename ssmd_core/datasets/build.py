@@ -6,13 +6,13 @@ import shutil
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import duckdb
 import numpy as np
@@ -48,8 +48,22 @@ class _OutOfOrderError(Exception):
     """The files' lines are not in the order of their sequences, or repeat."""
 
 
+class Observer(Protocol):
+    """Something else that wants to see every line of the hour, without a second reading of the archive."""
+
+    def take(self, converted: Converted) -> None:
+        """A chunk, in the order of the archive; called from one thread."""
+
+
 def build_hour(
-    archive_root: Path, dataset_root: Path, feed: Feed, stream: str, hour: datetime, *, threads: int = 2
+    archive_root: Path,
+    dataset_root: Path,
+    feed: Feed,
+    stream: str,
+    hour: datetime,
+    *,
+    threads: int = 2,
+    observe: Callable[[], Observer] | None = None,
 ) -> HourReport:
     """Make the parquet files of one hour, anew and whole, from its sealed archive files.
 
@@ -58,6 +72,7 @@ def build_hour(
 
     Args:
         threads: how many chunks are converted at a time; each takes some 50 MB.
+        observe: makes an observer; called again if the lines must be sorted and read anew.
 
     Raises:
         TornFileError: an archive file is damaged.
@@ -78,7 +93,7 @@ def build_hour(
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
     try:
         try:
-            build = _Build(feed, stream, hour, work, threads)
+            build = _Build(feed, stream, hour, work, threads, observe)
             build.run(file_chunks(paths))
         except _OutOfOrderError as error:
             # Imported here: with rich behind it, structlog costs 0.13 s of every cold build.
@@ -87,7 +102,7 @@ def build_hour(
             structlog.get_logger().info(
                 "datasets.sorting", feed=feed.name, stream=stream, hour=report.hour, reason=str(error)
             )
-            build = _Build(feed, stream, hour, work, threads)
+            build = _Build(feed, stream, hour, work, threads, observe)
             lines = SortedLines(paths, work / "lines")
             build.run(lines.chunks())
             build.add_conflicts(lines)
@@ -134,7 +149,15 @@ class _Worker:
 class _Build:
     """One pass over the lines of an hour."""
 
-    def __init__(self, feed: Feed, stream: str, hour: datetime, work: Path, threads: int) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        stream: str,
+        hour: datetime,
+        work: Path,
+        threads: int,
+        observe: Callable[[], Observer] | None,
+    ) -> None:
         self._feed = feed
         self._stream = stream
         self._hour = hour
@@ -149,6 +172,7 @@ class _Build:
         self._last_seq: int | None = None
         self._gaps: list[tuple[int, int]] = []
         self._duplicates = 0
+        self._observer = observe() if observe else None
 
     def run(self, chunks: Iterator[Chunk]) -> None:
         """Convert all chunks: one thread reads, `threads` convert, this one writes, in the order of the chunks."""
@@ -183,6 +207,8 @@ class _Build:
 
     def _take(self, converted: Converted) -> None:
         self._account(converted)
+        if self._observer is not None:
+            self._observer.take(converted)
         self._write(converted.tables)
 
     def add_conflicts(self, lines: SortedLines) -> None:

@@ -45,6 +45,7 @@ class Converted:
     Attributes:
         split: the chunk.
         tables: rows by message type, in the order of the lines.
+        line_numbers: of each row in `tables`, the number of its line in the chunk.
         accepted, no_schema: messages by type.
         rejects: in the order of the lines.
         seqs: sequence of each line.
@@ -55,6 +56,7 @@ class Converted:
     seqs: npt.NDArray[np.uint64]
     has_seq: npt.NDArray[np.bool_]
     tables: dict[str, pa.Table] = field(default_factory=dict)
+    line_numbers: dict[str, Indexes] = field(default_factory=dict)
     accepted: Counter[str] = field(default_factory=Counter)
     no_schema: Counter[str] = field(default_factory=Counter)
     rejects: list[Reject] = field(default_factory=list)
@@ -98,7 +100,8 @@ class Converter:
             )
         self._convert_singly(converted, parts, sorted(single, key=lambda entry: entry[0]))
         converted.rejects.sort(key=lambda reject: (reject.file, reject.line))
-        converted.tables = {name: _in_line_order(of_type) for name, of_type in parts.items()}
+        for name, of_type in parts.items():
+            converted.tables[name], converted.line_numbers[name] = _in_line_order(of_type)
         return converted
 
     def _project(
@@ -197,9 +200,10 @@ class Converter:
         return "no message type"
 
 
-def _in_line_order(parts: list[tuple[pa.Table, Indexes]]) -> pa.Table:
+def _in_line_order(parts: list[tuple[pa.Table, Indexes]]) -> tuple[pa.Table, Indexes]:
     if len(parts) == 1:
-        return parts[0][0]
+        return parts[0]
     table = pa.concat_tables([rows for rows, _ in parts])
     i = np.concatenate([numbers for _, numbers in parts])
-    return table.take(pc.sort_indices(pa.array(i)))
+    order = pc.sort_indices(pa.array(i))
+    return table.take(order), i[order.to_numpy()]

@@ -38,8 +38,8 @@ def _number(name: str) -> sa.Column[object]:
     return sa.Column(name, sa.Numeric)
 
 
-def _whole(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.Integer)
+def _whole(name: str, *, nullable: bool = True) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, nullable=nullable)
 
 
 def _flag(name: str, *, nullable: bool = True, default: bool | None = None) -> sa.Column[bool]:
@@ -565,4 +565,158 @@ archiver_sync_log = sa.Table(
     _whole("duration_ms"),
     _json("details", nullable=False, default="{}"),
     sa.Index("ix_archiver_sync_log_latest", "archiver_name", sa.text("synced_at DESC")),
+)
+
+# -- proof; hours and minutes are UTC, by receive time
+
+#: The newest ledger of every hour that has one.
+ledger_hours = sa.Table(
+    "ledger_hours",
+    metadata,
+    sa.Column("feed", sa.String(64), primary_key=True),
+    sa.Column("stream", sa.String(64), primary_key=True),
+    sa.Column("hour", sa.DateTime(timezone=True), primary_key=True),
+    _word("word", nullable=False),
+    _json("reasons", nullable=False, default="[]"),
+    _json("totals", nullable=False, default="{}"),
+    _word("ledger_sha256", 64, nullable=False),
+    sa.Column("chain_number", sa.BigInteger, nullable=False),
+    _moment("sealed_at", nullable=False),
+    sa.CheckConstraint("word IN ('complete', 'degraded', 'empty')", name="ledger_hours_words"),
+    sa.Index("ix_ledger_hours_hour", "hour"),
+)
+
+ledger_minutes = sa.Table(
+    "ledger_minutes",
+    metadata,
+    sa.Column("feed", sa.String(64), primary_key=True),
+    sa.Column("stream", sa.String(64), primary_key=True),
+    sa.Column("minute", sa.DateTime(timezone=True), primary_key=True),
+    sa.Column("epoch", sa.String(80), primary_key=True),
+    _word("connection", 64, nullable=False),
+    sa.Column("open_s", sa.Numeric(5, 2), nullable=False),
+    *(_whole(name, nullable=False) for name in ("asked", "acknowledged", "refused", "delivered")),
+    sa.Column("messages", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    _json("by_type", nullable=False, default="{}"),
+    *(sa.Column(name, sa.BigInteger) for name in ("first_ordinal", "last_ordinal")),
+    sa.Column("missing_ordinals", sa.BigInteger, nullable=False),
+    _json("counters", nullable=False, default="[]"),
+    *(
+        sa.Column(name, sa.BigInteger, nullable=False)
+        for name in ("sequence_gaps", "sequence_missing", "passed", "failed", "unverifiable")
+    ),
+    *(sa.Column(name, sa.Double) for name in ("offset_ms", "age_p50_ms", "age_p99_ms", "age_max_ms")),
+    *(_whole(name, nullable=False) for name in ("opens", "resubscribes", "errors")),
+    sa.Column("live_messages", sa.BigInteger),
+    sa.Index("ix_ledger_minutes_minute", "minute"),
+)
+
+untrusted_intervals = sa.Table(
+    "untrusted_intervals",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    _word("feed", 64, nullable=False),
+    _word("stream", 64, nullable=False),
+    _moment("hour", nullable=False),
+    sa.Column("instrument", sa.String(ID_CHARS), nullable=False),
+    _word("check_name", 64, nullable=False),
+    _word("epoch", 80, nullable=False),
+    _moment("started_at", nullable=False),
+    _moment("ended_at"),
+    _word("reason", 64, nullable=False),
+    _text("detail", nullable=False),
+    sa.Column("nats_seq", sa.BigInteger, nullable=False),
+    sa.Index("ix_untrusted_intervals_instrument", "feed", "stream", "instrument", "started_at"),
+    sa.Index("ix_untrusted_intervals_hour", "feed", "stream", "hour"),
+)
+
+#: The truth of quality: one score an hour, stream and message type; type `*` is the stream's own.
+dq_hourly_scores = sa.Table(
+    "dq_hourly_scores",
+    metadata,
+    sa.Column("feed", sa.String(64), primary_key=True),
+    sa.Column("stream", sa.String(64), primary_key=True),
+    sa.Column("hour", sa.DateTime(timezone=True), primary_key=True),
+    sa.Column("message_type", sa.String(64), primary_key=True),
+    sa.Column("score", sa.Numeric(5, 2), nullable=False),
+    _json("components", nullable=False, default="{}"),
+    _json("inputs", nullable=False, default="{}"),
+    *_made(deleted=False),
+    sa.Index("ix_dq_hourly_scores_hour", "hour"),
+)
+
+#: When a member of a message or body was first seen, and with what.
+wire_shapes = sa.Table(
+    "wire_shapes",
+    metadata,
+    sa.Column("feed", sa.String(64), primary_key=True),
+    sa.Column("source", sa.String(128), primary_key=True),
+    sa.Column("message_type", sa.String(128), primary_key=True),
+    sa.Column("path", sa.String(256), primary_key=True),
+    sa.Column("json_type", sa.String(16), primary_key=True),
+    _moment("first_seen_at", nullable=False),
+    _moment("last_seen_at", nullable=False),
+    _text("first_evidence", nullable=False),
+    sa.Column("presence", sa.Double, nullable=False),
+)
+
+drift_findings = sa.Table(
+    "drift_findings",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    _word("feed", 64, nullable=False),
+    _word("source", 128, nullable=False),
+    _word("message_type", 128, nullable=False),
+    _word("path", 256, nullable=False),
+    _word("kind", 32, nullable=False),
+    _moment("found_at", nullable=False),
+    _text("detail", nullable=False),
+    _text("evidence", nullable=False),
+    sa.UniqueConstraint("feed", "source", "message_type", "path", "kind", "found_at", name="drift_findings_once"),
+    sa.Index("ix_drift_findings_found", "found_at"),
+)
+
+trade_reconciliations = sa.Table(
+    "trade_reconciliations",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    _word("feed", 64, nullable=False),
+    _word("stream", 64, nullable=False),
+    sa.Column("instrument", sa.String(ID_CHARS), nullable=False),
+    _moment("started_at", nullable=False),
+    _moment("ended_at", nullable=False),
+    _moment("checked_at", nullable=False),
+    _word("status", 32, nullable=False),
+    *(
+        _whole(name, nullable=False)
+        for name in ("venue_trades", "archived_trades", "matched", "missing", "extra", "differing", "backfilled")
+    ),
+    sa.Column("match_rate", sa.Numeric(7, 4)),
+    _json("sample", nullable=False, default="[]"),
+    _text("detail", nullable=False),
+    sa.UniqueConstraint("feed", "stream", "instrument", "started_at", "ended_at", name="trade_reconciliations_once"),
+    sa.Index("ix_trade_reconciliations_started", "started_at"),
+)
+
+#: The last report of each kind and day; `source` is `model` or `rules`.
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    _word("kind", nullable=False),
+    sa.Column("report_date", sa.Date, nullable=False),
+    _word("status", 16, nullable=False),
+    _word("source", 16, nullable=False),
+    _json("body", nullable=False, default="{}"),
+    _text("markdown", nullable=False),
+    _word("input_sha256", 64, nullable=False),
+    _text("note", nullable=False),
+    sa.Column("model", sa.String(128)),
+    sa.Column("stop_reason", sa.String(32)),
+    *(_whole(name) for name in ("input_tokens", "output_tokens")),
+    sa.Column("cost_usd", sa.Numeric(12, 6)),
+    _whole("dropped_claims"),
+    _moment("created_at", nullable=False, default=_NOW),
+    sa.UniqueConstraint("kind", "report_date", name="reports_once"),
 )

@@ -23,6 +23,8 @@ Event = Literal[
     "wanted",
     "unwanted",
     "coverage",
+    "minute",
+    "trouble",
 ]
 CONTROL_TYPE = "control"
 PREFIX = b'{"ssmd":'
