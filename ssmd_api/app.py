@@ -17,7 +17,7 @@ from ssmd_api.errors import ApiError
 from ssmd_api.graphql import view as graphql
 from ssmd_api.mcp.http import mcp_route
 from ssmd_api.middleware import Surroundings
-from ssmd_api.rest import chat, data, docs, files, health, keys, quality, secmaster, settings, status
+from ssmd_api.rest import chat, data, docs, files, health, keys, proof, quality, secmaster, settings, status
 from ssmd_api.routing import Route, answer, refusal
 from ssmd_api.services import Services
 from ssmd_api.web import pages
@@ -33,6 +33,7 @@ ROUTES: tuple[Route, ...] = (
     *chat.ROUTES,
     *data.ROUTES,
     *files.ROUTES,
+    *proof.ROUTES,
     *status.ROUTES,
     *docs.ROUTES,
     *pages.ROUTES,

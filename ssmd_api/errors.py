@@ -46,6 +46,12 @@ class NotFoundError(ApiError):
     status, code = 404, "not_found"
 
 
+class ConflictError(ApiError):
+    """It is there, but not in a state in which it may be given out."""
+
+    status, code = 409, "conflict"
+
+
 class TooLargeError(ApiError):
     """A body, or an answer, above its limit."""
 

@@ -58,6 +58,8 @@ class DayRule(StrEnum):
 
     AS_OF = "as_of"
     """The parameter `as_of`; without it now."""
+    AT = "at"
+    """The parameter `at`, a moment."""
     DAY = "day"
     """The parameter `date`; without it today."""
     SPAN = "span"
@@ -252,6 +254,9 @@ def reach(call: Call, principal: Principal, now: datetime) -> None:
     if route.days is DayRule.AS_OF:
         call.moment = query.as_of
         principal.check_moment(query.as_of or now)
+    elif route.days is DayRule.AT:
+        call.first_day = call.last_day = day = query.at.date()
+        principal.check_days(day, day, field="at")
     elif route.days is DayRule.DAY:
         call.first_day = call.last_day = day = query.date or now.date()
         principal.check_days(day, day)

@@ -63,6 +63,11 @@ class Settings:
         return self.data / "proof"
 
     @property
+    def backfill_root(self) -> Path:
+        """Root of the datasets of trades that capture missed and REST told afterwards."""
+        return self.data / "backfill"
+
+    @property
     def spool_root(self) -> Path:
         """Where connectors keep frames while NATS is away."""
         return self.data / "spool"

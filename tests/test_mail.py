@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import email
-import email.policy
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from email.message import EmailMessage
 from html.parser import HTMLParser
@@ -16,45 +12,22 @@ from typing import Any
 
 import psycopg
 import pytest
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mail_rig import Inbox, smtp_server
 from typer.testing import CliRunner
 
 from ssmd_api.cli.main import app
-from ssmd_api.mail.render import Mail, Section, mail
-from ssmd_api.mail.smtp import MailError, SmtpSettings, send
 from ssmd_core.errors import ConfigError
-from ssmd_stream.servers.ports import choose_port
+from ssmd_core.mail.render import Mail, Section, mail
+from ssmd_core.mail.smtp import MailError, SmtpSettings, send
 
 PASSWORD = "hunter2-the-password"
 A_MAIL = Mail("[SSMD] audit", "<p>html</p>", "text")
-
-
-class Inbox:
-    """What a server took; `refuse` are recipients that it does not."""
-
-    def __init__(self) -> None:
-        self.mails: list[EmailMessage] = []
-        self.envelopes: list[Envelope] = []
-        self.refuse: set[str] = set()
-        self.answer = "250 OK"
-
-    async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, to: str, options: list[str]) -> str:
-        if to in self.refuse:
-            return "550 no such user"
-        envelope.rcpt_tos.append(to)
-        return "250 OK"
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        assert isinstance(envelope.content, bytes)
-        self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))  # type: ignore[arg-type]
-        self.envelopes.append(envelope)
-        return self.answer
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +55,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
     )
     return paths
-
-
-@contextmanager
-def smtp_server(inbox: Inbox, **options: Any) -> Iterator[int]:
-    """A server on a free port."""
-    port = choose_port(None)
-    controller = Controller(inbox, hostname="127.0.0.1", port=port, **options)
-    controller.start()
-    try:
-        yield port
-    finally:
-        controller.stop()
 
 
 def with_login(certificate: tuple[Path, Path] | None, password: str = PASSWORD) -> dict[str, Any]:

@@ -67,7 +67,6 @@ def polymarket_hashes(frames: Iterable[bytes]) -> tuple[int, int]:
     """(hashes, matching ones) of books and price changes."""
     books: dict[str, dict[str, dict[Decimal, tuple[str, str]]]] = {}
     facts: dict[str, list[str]] = {}
-    market_of: dict[str, str] = {}
     total = good = 0
 
     def matches(market: str, token: str, timestamp: str, expected: str) -> bool:
@@ -88,7 +87,6 @@ def polymarket_hashes(frames: Iterable[bytes]) -> tuple[int, int]:
         kind = message["event_type"]
         if kind == "book":
             token = message["asset_id"]
-            market_of[token] = message["market"]
             if "tick_size" in message:
                 facts[token] = [message["tick_size"], message["last_trade_price"]]
             books[token] = {
@@ -100,10 +98,7 @@ def polymarket_hashes(frames: Iterable[bytes]) -> tuple[int, int]:
         elif kind == "tick_size_change":
             facts[message["asset_id"]][0] = message["new_tick_size"]
         elif kind == "last_trade_price":
-            other = str(1 - Decimal(message["price"]))
-            tokens = [token for token in facts if market_of[token] == message["market"]]
-            for token in tokens:
-                facts[token][1] = message["price"] if token == message["asset_id"] else other
+            facts[message["asset_id"]][1] = message["price"]
         elif kind == "price_change":
             for entry in message["price_changes"]:
                 if entry["asset_id"] not in books:

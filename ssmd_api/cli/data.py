@@ -75,6 +75,7 @@ def verify(
     from ssmd_core.archive.verify import ArchiveCheck, verify_archive
     from ssmd_core.datasets.verify import DatasetCheck, verify_datasets
     from ssmd_core.errors import ConfigError
+    from ssmd_core.proof.verify import ProofCheck, Rederiver, unproved_streams, verify_proof
 
     with clear_errors():
         if not path.is_dir():
@@ -83,15 +84,18 @@ def verify(
         roots = sorted({folder.parent for folder in path.rglob("archive") if folder.is_dir()})
         if not roots and any(path.rglob("parquet-manifest.json")):
             raise ConfigError(f"{path} holds datasets without their archive: name the data folder that holds both")
-        archive, datasets = ArchiveCheck(), DatasetCheck()
+        archive, datasets, proof = ArchiveCheck(), DatasetCheck(), ProofCheck()
         for folder in [root / "archive" for root in roots] or [path]:
             archive.add(verify_archive(folder))
             dataset_root = folder.parent / "datasets"
             if not roots or not dataset_root.is_dir():
                 archive.notes.append(f"{folder}: no datasets checked")
             else:
-                datasets.add(verify_datasets(dataset_root, folder))
-        problems = [*archive.problems, *datasets.problems]
+                datasets.add(verify_datasets(dataset_root, folder, Rederiver(folder.parent, proof).build))
+        for root in roots:
+            proof.add(verify_proof(root))
+            proof.notes += [f"{root}: {name} has an archive and no ledger" for name in unproved_streams(root)]
+        problems = [*archive.problems, *datasets.problems, *proof.problems]
         if not archive.files and not problems:
             raise ConfigError(f"{path} holds no sealed archive file")
         if as_json:
@@ -102,19 +106,23 @@ def verify(
                     "lost": archive.lost,
                     "hours": datasets.hours,
                     "dataset_files": datasets.files,
+                    "ledgers": proof.hours,
+                    "chain_lines": proof.entries,
+                    "rederived": proof.rederived,
                     "problems": problems,
-                    "notes": archive.notes,
+                    "notes": [*archive.notes, *proof.notes],
                     "holds": not problems,
                 }
             )
         else:
-            for note in archive.notes:
+            for note in [*archive.notes, *proof.notes]:
                 typer.echo(f"note: {note}", err=True)
             for problem in problems:
                 typer.echo(f"FAILED {problem}")
             typer.echo(
                 f"{archive.records} messages in {archive.files} sealed files, {archive.lost} declared lost; "
-                f"{datasets.files} dataset files of {datasets.hours} hours rebuilt; {len(problems)} problems"
+                f"{datasets.files} dataset files of {datasets.hours} hours rebuilt; {proof.hours} ledgers in "
+                f"{proof.entries} signed lines, {proof.rederived} derived again; {len(problems)} problems"
             )
         if problems:
             raise typer.Exit(EXIT_FAILED)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ssmd_api.cli import reconcile
 from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, settings
 from ssmd_api.cli.secmaster import JsonOption
 from ssmd_api.cli.tables import print_table, with_database
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ssmd_core.secmaster.health import Health
 
 health_app = typer.Typer(help="Whether what there is can be trusted.", no_args_is_help=True)
+health_app.command("trades")(reconcile.trades)
 
 _SHOWN = 20
 

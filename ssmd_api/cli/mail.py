@@ -1,7 +1,8 @@
-"""`ssmd audit-email`."""
+"""`ssmd audit-email`, and how every command with a mail sends or previews it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,15 +18,20 @@ if TYPE_CHECKING:
     import psycopg
 
     from ssmd_api.mail.audit import Audit
+    from ssmd_core.mail.render import Mail
+
+PreviewOption = Annotated[
+    Path | None,
+    typer.Option("--preview", metavar="FILE", help="Write the HTML to FILE and its text beside it; send nothing."),
+]
 
 
 def audit_email(
     day: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="UTC; default yesterday.")] = None,
-    preview: Annotated[Path | None, typer.Option(help="Write the HTML to this file, and send nothing.")] = None,
+    preview: PreviewOption = None,
 ) -> None:
     """Mail who got which data on a day, which keys there are, what was used (exit 2 without SMTP_HOST and SMTP_TO)."""
     from ssmd_api.mail.audit import audit_mail, audit_of
-    from ssmd_api.mail.smtp import SmtpSettings, send
     from ssmd_core.db.connect import now_of
 
     with clear_errors():
@@ -33,21 +39,49 @@ def audit_email(
         found = Settings.from_environment(environment)
         now = now_of(found.clock)
         wanted = _day(day) or now.date() - timedelta(days=1)
-        # Read first: without them the questions to the database are for nothing.
-        smtp = None if preview else SmtpSettings.from_environment(environment)
+        check_mail(environment, preview)
 
         async def work(connection: psycopg.AsyncConnection) -> Audit:
             return await audit_of(connection, wanted, now)
 
         audit = with_database(found, work)
-        mail = audit_mail(audit)
         told = f"{audit.access_count:,} accesses on {wanted}, {len(audit.active_keys):,} active keys"
-        if preview is not None:
-            preview.write_text(mail.html, encoding="utf-8")
-            typer.echo(f"wrote {preview}: {told}")
-        if smtp is not None:
-            send(mail, smtp)
-            typer.echo(f"sent to {', '.join(smtp.recipients)}: {told}")
+        deliver(audit_mail(audit), preview, environment, told)
+
+
+def check_mail(environment: Mapping[str, str], preview: Path | None) -> None:
+    """Look at once whether a mail could be sent: without that the work for it is for nothing.
+
+    Raises:
+        ConfigError: it is to be sent, not only written, and a setting is missing for that.
+    """
+    from ssmd_core.mail.smtp import SmtpSettings
+
+    if preview is None:
+        SmtpSettings.from_environment(environment)
+
+
+def deliver(mail: Mail, preview: Path | None, environment: Mapping[str, str], told: str) -> None:
+    """Write a mail to the preview's file, or send it, and say which.
+
+    Args:
+        told: what is in it, in one line.
+
+    Raises:
+        ConfigError: a setting is missing.
+        MailError: it could not be sent.
+        OSError: it could not be written.
+    """
+    from ssmd_core.mail.preview import write_preview
+    from ssmd_core.mail.smtp import SmtpSettings, send
+
+    if preview is not None:
+        beside = write_preview(mail, preview)
+        typer.echo(f"wrote {preview} and {beside}: {told}")
+        return
+    smtp = SmtpSettings.from_environment(environment)
+    send(mail, smtp)
+    typer.echo(f"sent to {', '.join(smtp.recipients)}: {told}")
 
 
 def _day(text: str | None) -> date | None:

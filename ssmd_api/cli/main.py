@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from ssmd_api.cli import (
+    alerts,
     api,
+    book,
     cache,
     capture,
     catalogue,
@@ -16,10 +18,14 @@ from ssmd_api.cli import (
     consumers,
     data,
     database,
+    faults,
     fees,
     health,
     keys,
+    ledger,
     mail,
+    quality,
+    reports,
     schedule,
     secmaster,
     share,
@@ -44,8 +50,10 @@ app.command("status")(stack.status)
 app.command("init")(config.init)
 app.command("replay")(capture.replay)
 app.command("rehearse")(capture.rehearse)
+app.command("faults")(faults.faults)
 app.command("verify")(data.verify)
 app.command("catalogue")(catalogue.catalogue)
+app.command("book")(book.book)
 app.command("audit-email")(mail.audit_email)
 capture.connector_app.command("list")(units.connector_list)
 capture.connector_app.command("status")(units.connector_status)
@@ -63,7 +71,12 @@ app.add_typer(fees.fees_app, name="fees")
 app.add_typer(venues.series_app, name="series")
 app.add_typer(venues.kraken_app, name="kraken")
 app.add_typer(venues.polymarket_app, name="polymarket")
+health.health_app.command("daily")(quality.daily)
 app.add_typer(health.health_app, name="health")
+app.add_typer(alerts.alerts_app, name="alerts")
+app.add_typer(ledger.ledger_app, name="ledger")
+app.add_typer(reports.diagnosis_app, name="diagnosis")
+app.add_typer(reports.volume_app, name="volume")
 app.add_typer(schedule.schedule_app, name="schedule")
 app.add_typer(database.db_app, name="db")
 app.add_typer(keys.keys_app, name="keys")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ssmd_stream.rehearsal.demo import DemoResult
+    from ssmd_stream.rehearsal.quality import QualityResult
     from ssmd_stream.rehearsal.secmaster import SecmasterResult
     from ssmd_stream.servers.state import SupervisorState
 
@@ -205,6 +206,29 @@ def _print_secmaster(secmaster: SecmasterResult, console: Console) -> None:
     )
 
 
+def _print_quality(quality: QualityResult, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Quality: what the hour proves about itself", padding=(0, 0))
+    for name in ("feed", "word", "score", "coverage", "integrity", "passed", "failed", "untrusted", "chain"):
+        table.add_column(name, justify="left" if name in ("feed", "word") else "right", no_wrap=True)
+    for one in quality.streams:
+        known = ("-" if value is None else str(value) for value in (one.score, one.coverage, one.integrity))
+        counts = (f"{one.passed:,}", f"{one.failed:,}", f"{one.untrusted:,}", f"#{one.entry}")
+        table.add_row(one.stream.partition("/")[0], one.word, *known, *counts)
+    console.print(table)
+    for one in quality.streams:
+        if one.reason:
+            typer.echo(f"degraded  {one.stream}: {one.reason}")
+    typer.echo(f"ledger    {len(quality.streams)} hours hash-chained and signed with the Ed25519 key {quality.key}")
+    typer.echo(
+        f"diagnosis {quality.status}, by {quality.source}: {quality.summary} "
+        f"({quality.resolved} of {quality.citations} citations resolve)"
+    )
+    for number, advice in enumerate(quality.advice[:3], start=1):
+        typer.echo(f"          {number}. {advice}")
+
+
 def _print_demo(result: DemoResult, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -224,7 +248,9 @@ def _print_demo(result: DemoResult, folder: Path) -> None:
         _print_secmaster(result.secmaster, console)
     typer.echo(f"archive   {archives} sealed files in {folder}/archive")
     typer.echo(f"datasets  {parquets} parquet files, {rows:,} rows, in {folder}/datasets")
-    for problem in result.problems:
+    if result.quality is not None:
+        _print_quality(result.quality, console)
+    for problem in [*result.problems, *(result.quality.problems if result.quality else ())]:
         typer.echo(f"PROBLEM   {problem}")
     if result.passed:
         typer.echo("verified  every archive file derived again, every parquet file rebuilt to the same bytes")

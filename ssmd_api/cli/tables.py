@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssmd_core.errors import ConfigError
 from ssmd_core.settings import Settings
+from ssmd_core.text import shown
 
 if TYPE_CHECKING:
     import psycopg
     from rich.console import Console
+
+__all__ = ["duration_of", "moment_of", "print_table", "shown", "with_database"]
 
 T = TypeVar("T")
 
@@ -128,19 +130,3 @@ def _print_records(console: Console, columns: Sequence[str], texts: Sequence[Seq
         for column, text in zip(columns, row, strict=True):
             if text:
                 console.print(Text(column.ljust(width), style="bold") + Text(text), soft_wrap=True)
-
-
-def shown(value: Any) -> str:
-    """A value as people read it: UTC to the second, nothing for null, no control characters."""
-    match value:
-        case None:
-            return ""
-        case datetime():
-            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ", ".join(map(shown, value))
-        case _:
-            # Cc and Cf: terminal escapes, and marks that turn the direction of what follows.
-            return "".join("\ufffd" if unicodedata.category(c) in {"Cc", "Cf"} else c for c in str(value))

@@ -17,6 +17,7 @@ from ssmd_api.params import shown
 from ssmd_core.datasets.coverage import HOURS, DayCoverage, HourState, Manifests, day_coverage
 from ssmd_core.feeds import get
 from ssmd_core.feeds.base import Feed, Schema
+from ssmd_core.proof.words import Words
 from ssmd_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_PROVED = frozenset({"complete", "empty"})
 _HOUR = re.compile(r"(?:[01][0-9]|2[0-3])00\Z")
 
 
@@ -32,11 +34,13 @@ class Captured:
 
     Attributes:
         manifests: of the archive and the datasets.
+        words: of hours that are proved.
         engine: DuckDB over the datasets.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.manifests = Manifests(settings.archive_root, settings.dataset_root)
+        self.words = Words(settings.proof_root)
         self.engine = Engine(settings.dataset_root)
 
     def close(self) -> None:
@@ -50,8 +54,8 @@ class Basis(msgspec.Struct, rename="camel", kw_only=True):
     Attributes:
         streams: that were read.
         hour: None for the whole day.
-        complete: False if something is known to be missing; None if nothing is. That nothing is missing is more than
-            the manifests can prove, so it is never True.
+        complete: True if the ledgers of all hours prove it; False if something is known to be missing; None if
+            neither is known.
         missing_hours: hours without a dataset, but for those to come.
         not_built: those among them that are archived, whole or in part.
         partial_hours: hours of which fewer than four slots were sealed; those that are built are in the answer.
@@ -60,6 +64,7 @@ class Basis(msgspec.Struct, rename="camel", kw_only=True):
         other_schema_hours: hours whose files have another major version of the schema; they are not in the answer.
         rejected_hours: hours with messages that break their schema; they are not in the answer.
         gap_hours: hours in which messages are known to have been lost.
+        degraded_hours: hours whose ledger says that something is wrong.
         sources: files that were read, below the dataset root.
     """
 
@@ -76,6 +81,7 @@ class Basis(msgspec.Struct, rename="camel", kw_only=True):
     other_schema_hours: list[str]
     rejected_hours: list[str]
     gap_hours: list[str]
+    degraded_hours: list[str]
     sources: list[str]
 
 
@@ -125,13 +131,14 @@ async def reading(
     """
     check_hour(hour)
     return await asyncio.to_thread(
-        _reading, services.captured.manifests, get(feed), day, message_type, hour, stream, services.now
+        _reading, services.captured, get(feed), day, message_type, hour, stream, services.now
     )
 
 
 def _reading(
-    manifests: Manifests, feed: Feed, day: date, message_type: str, hour: str | None, stream: str | None, now: datetime
+    captured: Captured, feed: Feed, day: date, message_type: str, hour: str | None, stream: str | None, now: datetime
 ) -> Reading:
+    manifests = captured.manifests
     if stream is not None and stream not in (known := manifests.streams(feed)):
         raise InvalidRequestError(f"stream: {shown(stream)} is none of {', '.join(known)}", field="stream")
     streams = list(feed.streams) if stream is None else [stream]
@@ -150,7 +157,7 @@ def _reading(
                 else:
                     other.add(file.hour)
     root = manifests.dataset_root.resolve()
-    basis = _basis(feed, day, hour, days, wanted, message_type)
+    basis = _basis(captured.words, feed, day, hour, days, wanted, message_type)
     basis.other_schema_hours = sorted(other)
     basis.sources = sources
     if other:
@@ -171,13 +178,19 @@ def checked(day: DayCoverage) -> DayCoverage:
     return day
 
 
-def basis_of(feed: Feed, days: list[DayCoverage]) -> Basis:
+def basis_of(words: Words, feed: Feed, days: list[DayCoverage]) -> Basis:
     """What is known of a whole day of streams; without sources."""
-    return _basis(feed, days[0].date, None, days, set(HOURS), None)
+    return _basis(words, feed, days[0].date, None, days, set(HOURS), None)
 
 
 def _basis(
-    feed: Feed, day: date, hour: str | None, days: list[DayCoverage], wanted: set[str], message_type: str | None
+    words: Words,
+    feed: Feed,
+    day: date,
+    hour: str | None,
+    days: list[DayCoverage],
+    wanted: set[str],
+    message_type: str | None,
 ) -> Basis:
     hours = [each for one in days for each in one.hours if each.hour in wanted]
 
@@ -186,13 +199,20 @@ def _basis(
 
     without = [each for each in hours if not each.has_dataset and each.state is not HourState.FUTURE]
     rejected = [each for each in hours if (message_type in each.rejected_types if message_type else each.rejected)]
-    whole = not rejected and all(each.state is HourState.BUILT and not each.known_missing for each in hours)
+    proved = {
+        (one.stream, each.hour): words.word(feed.name, one.stream, day, number, each)
+        for one in days
+        for number, each in enumerate(one.hours)
+        if each.hour in wanted
+    }
+    known = all(each.state is HourState.BUILT and not each.known_missing for each in hours)
+    whole = not rejected and known and "degraded" not in proved.values()
     return Basis(
         feed=feed.name,
         streams=[one.stream for one in days],
         date=day,
         hour=hour,
-        complete=None if whole else False,
+        complete=(True if _PROVED.issuperset(proved.values()) else None) if whole else False,
         missing_hours=sorted({each.hour for each in without}),
         not_built=sorted({each.hour for each in without if each.slots}),
         partial_hours=those(HourState.PARTIAL),
@@ -201,6 +221,7 @@ def _basis(
         other_schema_hours=[],
         rejected_hours=sorted({each.hour for each in rejected}),
         gap_hours=sorted({each.hour for each in hours if each.known_missing}),
+        degraded_hours=sorted({hour for (_, hour), word in proved.items() if word == "degraded"}),
         sources=[],
     )
 

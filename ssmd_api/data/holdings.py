@@ -29,9 +29,14 @@ STALE_HOURS = 7
 
 
 class HourAnswer(msgspec.Struct, rename="camel"):
-    """One hour of a stream, see `ssmd_core.datasets.coverage.HourCoverage`."""
+    """One hour of a stream, see `ssmd_core.datasets.coverage.HourCoverage`.
+
+    Attributes:
+        word: `complete`, `degraded` or `empty` by its ledger, or `missing`; None while it is not proved.
+    """
 
     hour: str
+    word: str | None
     state: HourState
     slots: int
     has_dataset: bool
@@ -65,7 +70,7 @@ class FeedCoverage(msgspec.Struct, rename="camel"):
 
 
 class CoverageAnswer(msgspec.Struct, rename="camel"):
-    """What is there of each hour, by what the manifests say: never that an hour is complete."""
+    """What is there of each hour, by what the manifests and the ledgers say: none is complete without a ledger."""
 
     from_: date = msgspec.field(name="from")
     to: date
@@ -235,7 +240,7 @@ def _coverage(services: Services, feed: Feed, first: date, last: date) -> FeedCo
         if one.error:
             log.error("manifest_damaged", feed=feed.name, stream=one.stream, date=str(one.date), error=one.error)
         of_stream = streams.setdefault(one.stream, CoverageStream(one.stream, []))
-        of_stream.days.append(CoverageDay(one.date, _hours(one)))
+        of_stream.days.append(CoverageDay(one.date, _hours(services, one)))
     return FeedCoverage(feed.name, list(streams.values()))
 
 
@@ -243,10 +248,13 @@ def _day(services: Services, feed: Feed, day: date) -> DayAnswer:
     manifests = services.captured.manifests
     found = [checked(day_coverage(manifests, feed, stream, day, services.now)) for stream in manifests.streams(feed)]
     days = [one for one in found if one.stream in feed.streams or one.files or any(hour.slots for hour in one.hours)]
-    return DayAnswer(**members(basis_of(feed, days)), contents=[_contents(one) for one in days])
+    return DayAnswer(
+        **members(basis_of(services.captured.words, feed, days)),
+        contents=[_contents(services, one) for one in days],
+    )
 
 
-def _contents(one: DayCoverage) -> DayStream:
+def _contents(services: Services, one: DayCoverage) -> DayStream:
     files = [
         FileAnswer(
             path=file.path,
@@ -261,14 +269,16 @@ def _contents(one: DayCoverage) -> DayStream:
         for file in one.files
     ]
     return DayStream(
-        one.stream, _hours(one), files, sum(file.bytes for file in files), sum(file.rows for file in files)
+        one.stream, _hours(services, one), files, sum(file.bytes for file in files), sum(file.rows for file in files)
     )
 
 
-def _hours(one: DayCoverage) -> list[HourAnswer]:
+def _hours(services: Services, one: DayCoverage) -> list[HourAnswer]:
+    words = services.captured.words
     return [
         HourAnswer(
             hour=hour.hour,
+            word=words.word(one.feed, one.stream, one.date, number, hour),
             state=hour.state,
             slots=hour.slots,
             has_dataset=hour.has_dataset,
@@ -279,7 +289,7 @@ def _hours(one: DayCoverage) -> list[HourAnswer]:
             gaps=hour.gaps,
             lost=hour.lost,
         )
-        for hour in one.hours
+        for number, hour in enumerate(one.hours)
     ]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import graphene
 from graphql import GraphQLSchema
 
-from ssmd_api.graphql import dagster, data, keys, secmaster
+from ssmd_api.graphql import dagster, data, keys, proof, secmaster
 from ssmd_api.graphql.fields import RootField, as_graphene
 
 #: Every field of Query, with what it needs.
-QUERIES: dict[str, RootField] = {**secmaster.FIELDS, **data.FIELDS, **dagster.FIELDS, **keys.QUERIES}
+QUERIES: dict[str, RootField] = {**secmaster.FIELDS, **data.FIELDS, **proof.FIELDS, **dagster.FIELDS, **keys.QUERIES}
 #: Every field of Mutation.
 MUTATIONS: dict[str, RootField] = keys.MUTATIONS
 FIELDS = {"Query": QUERIES, "Mutation": MUTATIONS}

@@ -22,6 +22,7 @@ _SCALARS: dict[type[inspect.Type], Any] = {
     inspect.DateTimeType: scalars.DATE_TIME,
     inspect.DateType: scalars.DATE,
     inspect.DictType: scalars.JSON,
+    inspect.AnyType: scalars.JSON,
 }
 _made: dict[type[msgspec.Struct], Any] = {}
 

@@ -1,1 +1,1 @@
-"""Mails: what they say, how they look, how they are sent."""
+"""What the API itself mails: the daily audit."""

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from ssmd_api.mail.render import Mail, Section, mail
+from ssmd_core.mail.render import Mail, Section, mail
 
 Row = dict[str, Any]
 

@@ -36,6 +36,11 @@ def rejects_key(feed: Feed, stream: str) -> dg.AssetKey:
     return dg.AssetKey([identifier(feed.name), identifier(stream), "rejects"])
 
 
+def ledger_key(feed: Feed, stream: str) -> dg.AssetKey:
+    """`[feed, stream, "ledger"]`: what the hour proves about itself, signed."""
+    return dg.AssetKey([identifier(feed.name), identifier(stream), "ledger"])
+
+
 def dataset_key(feed: Feed, stream: str, message_type: str) -> dg.AssetKey:
     """`[feed, stream, message type]`: its parquet files."""
     return dg.AssetKey([identifier(feed.name), identifier(stream), identifier(message_type)])
@@ -48,7 +53,11 @@ def dataset_types(feed: Feed) -> tuple[str, ...]:
 
 def hour_keys(feed: Feed, stream: str) -> list[dg.AssetKey]:
     """Every asset that is made when an hour of the stream is."""
-    return [*(dataset_key(feed, stream, name) for name in dataset_types(feed)), rejects_key(feed, stream)]
+    return [
+        *(dataset_key(feed, stream, name) for name in dataset_types(feed)),
+        rejects_key(feed, stream),
+        ledger_key(feed, stream),
+    ]
 
 
 def rest_key(feed: Feed) -> dg.AssetKey:

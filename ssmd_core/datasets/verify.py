@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ from ssmd_core.datasets.manifest import PARQUET_MANIFEST, ParquetManifest, load_
 from ssmd_core.datasets.order import file_sha256
 from ssmd_core.datasets.report import HourReport
 from ssmd_core.errors import SsmdError
+from ssmd_core.feeds.base import Feed
 
 
 @dataclass
@@ -39,13 +42,21 @@ class DatasetCheck:
         self.problems += other.problems
 
 
-def verify_datasets(dataset_root: Path, archive_root: Path) -> DatasetCheck:
-    """Build every hour again from the archive into a temporary folder and compare byte for byte."""
+#: Builds an hour: archive root, dataset root, feed, stream, hour.
+Build = Callable[[Path, Path, Feed, str, datetime], HourReport]
+
+
+def verify_datasets(dataset_root: Path, archive_root: Path, build: Build = build_hour) -> DatasetCheck:
+    """Build every hour again from the archive into a temporary folder and compare byte for byte.
+
+    Args:
+        build: what builds an hour; one that looks at more than the datasets while it does.
+    """
     check = DatasetCheck()
     for manifest_path in sorted(dataset_root.rglob(PARQUET_MANIFEST)):
         folder = manifest_path.parent
         try:
-            _verify_day(folder, dataset_root, archive_root, check)
+            _verify_day(folder, dataset_root, archive_root, check, build)
         except SsmdError as error:
             check.problems.append(f"{folder}: {error}")
     try:
@@ -57,14 +68,14 @@ def verify_datasets(dataset_root: Path, archive_root: Path) -> DatasetCheck:
     return check
 
 
-def _verify_day(folder: Path, dataset_root: Path, archive_root: Path, check: DatasetCheck) -> None:
+def _verify_day(folder: Path, dataset_root: Path, archive_root: Path, check: DatasetCheck, build: Build) -> None:
     manifest = load_parquet_manifest(folder)
     if manifest is None:
         return
     expected: set[str] = {PARQUET_MANIFEST}
     with tempfile.TemporaryDirectory(prefix="ssmd-verify-") as temporary:
         for hour in sorted(manifest.hours):
-            report = build_hour(
+            report = build(
                 archive_root,
                 Path(temporary),
                 feeds.get(manifest.feed),

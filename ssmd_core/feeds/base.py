@@ -91,12 +91,17 @@ class MessageType:
         token: subject token; `control` for what is about the connection rather than the market.
         schema: None for a type that is archived but has no dataset.
         description: one line for the docs.
+        venue_time: column with the venue's time of the message, a timestamp or ms since 1970, by which clocks and ages
+            are told; "" where there is none or where it is the time of something older than the message.
+        instrument: column with what was subscribed to get the message; "" where it comes unasked or for all.
     """
 
     name: str
     token: str
     schema: Schema | None = None
     description: str = ""
+    venue_time: str = ""
+    instrument: str = ""
 
 
 class Route(NamedTuple):
@@ -123,6 +128,7 @@ class Limits:
         connect_spacing_s: pause between opening two shards.
         ack_timeout_s: how long an acknowledgement may take.
         connections: shards at most, where their number follows the security master.
+        acknowledges: whether the venue answers a subscribe command; if not, what was sent counts as acknowledged.
     """
 
     instruments_per_connection: int
@@ -132,6 +138,7 @@ class Limits:
     connect_spacing_s: float = 0.0
     ack_timeout_s: float = 30.0
     connections: int = 10
+    acknowledges: bool = True
 
 
 @dataclass(frozen=True, slots=True)

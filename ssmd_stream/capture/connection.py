@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
 from ssmd_core.clock import NS_PER_S, Clock
+from ssmd_core.drift.findings import Finding
 from ssmd_core.errors import FrameError
 from ssmd_core.feeds.base import Feed, Liveness
-from ssmd_core.messages.control import INSTRUMENTS_PER_EVENT, Event, control_event
+from ssmd_core.messages.control import INSTRUMENTS_PER_EVENT
 from ssmd_core.messages.frames import split_frame
 from ssmd_core.messages.headers import Stamp
+from ssmd_core.proof.rules import LiveCheck, live_check
+from ssmd_stream.capture.alarms import Alarms
+from ssmd_stream.capture.epoch import Epoch, Publish
 from ssmd_stream.capture.sessions.base import ALL, Command, Notice, Session, chunks
 from ssmd_stream.capture.stats import Router, ShardStats
+from ssmd_stream.capture.venue_time import VenueTime
+from ssmd_stream.capture.watch import Sentinel, Watch
+from ssmd_stream.capture.watchdogs import Watchdogs
 from ssmd_stream.capture.websocket import TOO_BIG, Socket, TransportName, open_websocket
 
 log = structlog.get_logger()
@@ -31,45 +35,6 @@ NORMAL = 1000
 _CLOSE_GRACE_S = 3.5
 
 
-class Publish(Protocol):
-    """`Publisher.publish`."""
-
-    def __call__(self, subject: str, payload: bytes, stamp: Stamp, /) -> None: ...
-
-
-class Epoch:
-    """Gives everything that one connection publishes its ordinal, from 0, without holes.
-
-    Args:
-        connection: connection name, e.g. `c0`; the epoch's name is `{connection}-{UTC time}-{4 hex digits}`.
-        control_subject: where ssmd's own events go.
-    """
-
-    def __init__(self, connection: str, control_subject: str, clock: Clock, publish: Publish) -> None:
-        made_ns = clock.now_ns()
-        moment = datetime.fromtimestamp(made_ns // NS_PER_S, UTC)
-        milliseconds = made_ns // 1_000_000 % 1000
-        # Not for secrecy: two processes that open in the same millisecond must not share an epoch.
-        suffix = random.SystemRandom().randrange(0x10000)
-        self.name = f"{connection}-{moment:%Y%m%dT%H%M%S}{milliseconds:03d}-{suffix:04x}"
-        self.connection = connection
-        self.next_ordinal = itertools.count().__next__
-        self._subject = control_subject
-        self._clock = clock
-        self._publish = publish
-
-    def control(self, event: Event, **fields: Any) -> None:
-        """Publish one of ssmd's own events."""
-        payload = control_event(event, self.connection, **fields)
-        self._publish(self._subject, payload, Stamp(self.name, self.next_ordinal(), self._clock.now_ns()))
-
-    def close(self, **fields: Any) -> None:
-        """Publish the last event; `messages` is how many ordinals the epoch used, this event's included."""
-        ordinal = self.next_ordinal()
-        payload = control_event("closed", self.connection, messages=ordinal + 1, **fields)
-        self._publish(self._subject, payload, Stamp(self.name, ordinal, self._clock.now_ns()))
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all connections of a connector share.
@@ -77,6 +42,10 @@ class Setting:
     Attributes:
         group_timeouts_s: silence after which a channel is resubscribed, None for never.
         open_timeout_s: for opening a connection.
+        alarms: tells people.
+        sentinel: sees every message of the venue; None: nobody looks for drift.
+        times: readers of the venue's time, by message type.
+        make_check: makes the live check of a connection.
     """
 
     feed: Feed
@@ -87,6 +56,16 @@ class Setting:
     liveness: Liveness
     group_timeouts_s: Mapping[str, float | None]
     open_timeout_s: float = 15.0
+    alarms: Alarms = field(default_factory=lambda: Alarms("", ""))
+    sentinel: Sentinel | None = None
+    times: Mapping[str, VenueTime] = field(default_factory=dict)
+    make_check: Callable[[Feed], LiveCheck] = live_check
+
+
+def _unseen(kind: str, payload: bytes, recv_ns: int) -> tuple[Finding, ...]:
+    """Stands for a sentinel where there is none."""
+    del kind, payload, recv_ns
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,26 +105,38 @@ class Connection:
         self._setting = setting
         self._router = router
         self._stats = stats
-        self._paused = paused
         self._loop = asyncio.get_running_loop()
         self._socket: Socket | None = None
-        self._epoch = Epoch(name, router.control_subject, setting.clock, setting.publish)
+        self._epoch = Epoch(
+            name,
+            router.control_subject,
+            setting.clock,
+            setting.publish,
+            stats=stats,
+            subscriptions=session.subscriptions,
+            groups=session.groups,
+            covered=session.covered,
+        )
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._ended: asyncio.Future[Ended] = self._loop.create_future()
         self._why: tuple[int, str] | None = None
         self._opened_s = 0.0
-        self._alive = 0
         self._log = log.bind(feed=setting.feed.name, connection=name, epoch=self._epoch.name)
+        timeouts_s = setting.group_timeouts_s
+        self._dogs = Watchdogs(session, stats, setting.liveness, timeouts_s, setting.clock, paused=paused)
+        self._watch = Watch(
+            session,
+            stats,
+            self._epoch,
+            setting.alarms,
+            check=setting.make_check(setting.feed),
+            times=setting.times,
+            queue=self._queue,
+            now_s=self._loop.time,
+        )
         self.on_message = self._receive_path()
-        # What the watchdogs compare: counts seen at the last look, and when they last moved.
-        self._seen_frames = (-1, -1)
-        self._seen_data = {channel: -1 for channel in session.channels}
-        self._moved_s = {channel: 0.0 for channel in session.channels}
-        self._counts = {
-            channel: [stats.by_type[kind] for kind, group in session.groups.items() if group == channel]
-            for channel in session.channels
-        }
         self._resubscribed: set[str] = set()
+        self._moved: set[str] = set()
 
     # -- life
 
@@ -195,6 +186,7 @@ class Connection:
             return
         self._log.warning("connection given up", reason=reason)
         self._epoch.control("error", reason=reason)
+        self._setting.alarms.raise_("mute", self.name, f"connection given up: {reason}")
         self._why = (GOING_AWAY, reason)
         assert self._socket is not None
         self._socket.abort()
@@ -209,20 +201,23 @@ class Connection:
         stats = self._stats
         stats.connected, stats.up_since_s, stats.failing = True, now_s, False
         stats.connects += 1
+        stats.connect_failures_in_a_row = 0
         self._epoch.control("open", url=self._setting.url, local=socket.local, remote=socket.remote)
         self._log.info("connection open", url=self._setting.url, local=socket.local, remote=socket.remote)
         self._queue(self.session.open(tuple(self._instruments)))
         self.sample(now_s)
-        if self._paused:
+        self._watch.silence.restart(now_s)
+        self._setting.alarms.clear("down", self.name)
+        if self._dogs.paused:
             socket.pause_reading()
 
     def on_ping(self) -> None:
         """See `Receiver`."""
-        self._alive += 1
+        self._dogs.alive += 1
 
     def on_pong(self) -> None:
         """See `Receiver`."""
-        self._alive += 1
+        self._dogs.alive += 1
         self._stats.last_pong_ts = self._setting.clock.now_ns() / NS_PER_S
 
     def on_close(self, code: int, reason: str) -> None:
@@ -235,6 +230,7 @@ class Connection:
         if code == TOO_BIG:
             self._stats.oversized += 1
             self._epoch.control("error", reason=reason, code=code)
+        self._watch.ended()
         self._epoch.close(reason=reason, code=code)
         self._log.info("connection closed", code=code, reason=reason)
         stats = self._stats
@@ -247,9 +243,15 @@ class Connection:
         targets, resolve, unroutable = router.targets, router.resolve, router.unroutable
         route, now_ns, publish = self._setting.feed.route, self._setting.clock.now_ns, self._setting.publish
         epoch, next_ordinal, on_control = self._epoch.name, self._epoch.next_ordinal, self._on_control
+        watch, minutes = self._watch, self._epoch.minutes
+        touch, look, check = watch.touch, watch.look, watch.check
+        sentinel = self._setting.sentinel
+        seen = sentinel.look if sentinel is not None else _unseen
 
         def receive(frame: bytes) -> None:
             recv_ns = now_ns()
+            if recv_ns >= minutes.end_ns:
+                watch.minute(recv_ns)
             stats.frames += 1
             stats.bytes += len(frame)
             for payload in (frame,) if frame[:1] == b"{" else split_frame(frame):
@@ -261,10 +263,23 @@ class Connection:
                 else:
                     kind = found.type
                     target = targets.get(found) or resolve(found)
-                target.count.messages += 1
+                count = target.count
+                count.messages += 1
+                count.bytes += len(payload)
                 publish(target.subject, payload, Stamp(epoch, next_ordinal(), recv_ns))
+                # Everything below must not delay or lose what has been published above.
+                if target.fresh:
+                    touch(target)
+                if recv_ns >= count.due_ns:
+                    look(target, kind, payload, recv_ns)
                 if target.control:
                     on_control(kind, payload)
+                trouble = check(kind, payload)
+                if trouble is not None:
+                    watch.trouble(trouble)
+                findings = seen(kind, payload, recv_ns)
+                if findings:
+                    watch.drift(findings)
 
         return receive
 
@@ -278,6 +293,7 @@ class Connection:
 
     def _on_notice(self, notice: Notice) -> None:
         stats = self._stats
+        self._watch.noticed(notice, self._loop.time())
         instruments = notice.instruments or ((ALL,) if notice.channel else ())
         if notice.event == "acknowledged":
             stats.acknowledged += len(instruments)
@@ -307,6 +323,7 @@ class Connection:
 
     def remove(self, instruments: Sequence[str]) -> None:
         """Unsubscribe instruments; see `add`."""
+        self._watch.gone(instruments)
         if self._socket is not None:
             self._queue(self.session.remove(instruments))
 
@@ -332,7 +349,7 @@ class Connection:
 
     def pause(self, paused: bool) -> None:
         """Stop reading, or read again; no watchdog runs meanwhile."""
-        self._paused = paused
+        self._dogs.paused = paused
         if self._socket is not None and not self._ended.done():
             if paused:
                 self._socket.pause_reading()
@@ -347,7 +364,9 @@ class Connection:
             command = await self._commands.get()
             assert self._socket is not None
             self._socket.send(command.text)
-            self.session.sent(command, self._loop.time())
+            now_s = self._loop.time()
+            self.session.sent(command, now_s)
+            self._watch.sent(command, now_s)
             instruments = command.instruments or (ALL,)
             self._epoch.control(command.action, channel=command.channel, instruments=instruments)
             if command.action == "unsubscribe":
@@ -355,17 +374,17 @@ class Connection:
             await asyncio.sleep(pause_s)
 
     async def _supervise(self) -> None:
-        liveness = self._setting.liveness
-        limits = [liveness.ping_interval_s, liveness.pong_timeout_s, liveness.data_timeout_s, 8.0]
-        limits += [timeout_s for timeout_s in self._setting.group_timeouts_s.values() if timeout_s is not None]
-        look_s = max(min(limits) / 8, 0.01)
+        liveness, dogs = self._setting.liveness, self._dogs
+        look_s = dogs.look_s
         next_ping_s = self._loop.time() + liveness.ping_interval_s
         last_s = self._loop.time()
         while True:
             await asyncio.sleep(look_s)
             now_s = self._loop.time()
-            if self._paused:
+            self._watch.minute(self._setting.clock.now_ns())
+            if dogs.paused:
                 self._stats.paused_s += now_s - last_s
+                self._watch.paused(now_s - last_s, now_s)
             last_s = now_s
             if now_s >= next_ping_s:
                 next_ping_s = max(next_ping_s + liveness.ping_interval_s, now_s)
@@ -392,45 +411,22 @@ class Connection:
 
     def sample(self, now_s: float) -> None:
         """See which counts have moved since the last look."""
-        stats = self._stats
-        wall_s = self._setting.clock.now_ns() / NS_PER_S
-        frames = (stats.frames, self._alive)
-        if frames != self._seen_frames or self._paused:
-            if stats.frames != self._seen_frames[0] and self._seen_frames[0] >= 0:
-                stats.last_frame_ts = wall_s
-            self._seen_frames = frames
-            stats.last_frame_s = now_s
-        for channel, counts in self._counts.items():
-            messages = sum(count.messages for count in counts)
-            if messages != self._seen_data[channel]:
-                if self._seen_data[channel] >= 0:
-                    stats.last_data_s, stats.last_data_ts = now_s, wall_s
-                    self._resubscribed.discard(channel)
-                self._seen_data[channel] = messages
-                self._moved_s[channel] = now_s
-            elif self._paused or not self.session.wanted(channel):
-                # A channel is watched from the moment that something of it is asked for.
-                self._moved_s[channel] = now_s
+        moved = self._dogs.sample(now_s)
+        self._resubscribed.difference_update(moved)
+        self._moved.update(moved)
 
     def _is_dead(self, now_s: float) -> bool:
         self.sample(now_s)
-        if self._paused:
+        moved, self._moved = self._moved, set()
+        if self._dogs.paused:
             return False
-        liveness = self._setting.liveness
-        if now_s - self._stats.last_frame_s > liveness.pong_timeout_s:
-            self._give_up(f"no frame and no pong for {liveness.pong_timeout_s:g} s")
+        reason = self._dogs.dead(now_s) or self._watch.supervise(moved, bool(self._dogs.watched), now_s)
+        if reason:
+            self._give_up(reason)
             return True
-        watched = [c for c in self.session.channels if self._setting.group_timeouts_s.get(c) and self.session.wanted(c)]
-        if watched and now_s - max(self._moved_s[c] for c in watched) > liveness.data_timeout_s:
-            self._give_up(f"no market data for {liveness.data_timeout_s:g} s")
-            return True
-        for channel in watched:
-            timeout_s = self._setting.group_timeouts_s[channel]
-            silent_s = now_s - self._moved_s[channel]
-            if timeout_s is not None and silent_s > timeout_s:
-                if not self._resubscribe(channel, f"no {channel} data for {timeout_s:g} s"):
-                    return True
-                self._moved_s[channel] = now_s
+        for channel, timeout_s in self._dogs.silent_channels(now_s):
+            if not self._resubscribe(channel, f"no {channel} data for {timeout_s:g} s"):
+                return True
         return False
 
     def _resubscribe(self, channel: str, reason: str) -> bool:

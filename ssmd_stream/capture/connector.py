@@ -13,10 +13,13 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry
 
+from ssmd_core.alerts import Alerter
 from ssmd_core.clock import NS_PER_S
 from ssmd_core.errors import ConfigError, PublishError, SsmdError, StreamMismatchError
 from ssmd_core.settings import Settings
-from ssmd_stream.capture.connection import Epoch, Setting
+from ssmd_stream.capture.alarms import Alarms
+from ssmd_stream.capture.connection import Setting
+from ssmd_stream.capture.epoch import Epoch
 from ssmd_stream.capture.lookups import Lookups
 from ssmd_stream.capture.metrics import ConnectorCollector, Subscriptions
 from ssmd_stream.capture.options import ConnectorOptions, make_plan
@@ -30,6 +33,8 @@ from ssmd_stream.capture.universe import Change
 from ssmd_stream.capture.universe_follow import Cause, Follower
 from ssmd_stream.capture.universe_notes import note_wanted
 from ssmd_stream.capture.universe_venues import UNIVERSES
+from ssmd_stream.capture.venue_time import venue_times
+from ssmd_stream.drift.live import Sentinel, open_sentinel
 from ssmd_stream.health import Health, HealthServer
 
 log = structlog.get_logger()
@@ -47,8 +52,12 @@ _MIN_TICK_S = 0.25
 _SECMASTER_GRACE_S = 30.0
 _SOCKETS_S = 4.0
 _CANCELLED_S = 1.0
+_ALERTS_S = 1.0
 # Ticks alone bring an acknowledgement every five seconds.
 _ACK_PATIENCE_S = 30.0
+# A restart of NATS is over by then.
+_NATS_GRACE_S = 5.0
+_SAVE_S = 60.0
 
 
 class Connector:
@@ -111,6 +120,12 @@ class Connector:
         self._exit_code = EXIT_DRAINED
         self._tasks: set[asyncio.Task[None]] = set()
         self._own: Epoch | None = None
+        #: Knows what messages look like; replaced before `run` where that is known already.
+        self.sentinel: Sentinel = open_sentinel(plan.feed, plan.stream.stream, settings.data / "shapes")
+        self.alerter = Alerter.from_environment(f"connector-{plan.feed.name}-{plan.stream.stream}", settings)
+        self._alarms = Alarms(plan.feed.name, plan.stream.stream, self.alerter)
+        self._times = venue_times(plan.feed)
+        self._nats_well_s = time.monotonic()
         self._log = log.bind(feed=plan.feed.name, stream=plan.stream.stream)
 
     # -- life
@@ -202,6 +217,8 @@ class Connector:
         except PublishError as error:
             drained = False
             self._log.error("messages lost: neither NATS nor the spool took them", error=str(error))
+        self.sentinel.save()
+        await asyncio.to_thread(self.alerter.close, _ALERTS_S)
         if self.health_server is not None:
             await self.health_server.stop()
         self._log.info("stopped", drained=drained, published=self.publisher.stats.published)
@@ -216,8 +233,14 @@ class Connector:
         look_s = min(_MIN_TICK_S, tick_s)
         last_s, last_ns = loop.time(), clock.now_ns()
         hour = last_ns // NS_PER_HOUR
+        saved_s = last_s
         while True:
             await asyncio.sleep(look_s)
+            self._own.turn(clock.now_ns())
+            self._watch_nats()
+            if loop.time() - saved_s >= _SAVE_S:
+                saved_s = loop.time()
+                self.sentinel.save()
             if clock.now_ns() // NS_PER_HOUR != hour:
                 hour = clock.now_ns() // NS_PER_HOUR
                 self._note_coverage()
@@ -225,6 +248,15 @@ class Connector:
                 continue
             last_s, last_ns = loop.time(), clock.now_ns()
             self._own.control("tick", connected=sum(shard.stats.connected for shard in self.shards))
+
+    def _watch_nats(self) -> None:
+        """Tell people when what is captured does not reach the stream for a while; it is spooled meanwhile."""
+        problem = self.publisher.problem or ("" if self.publisher.connected else "not connected to NATS")
+        if not problem:
+            self._nats_well_s = time.monotonic()
+            self._alarms.clear("NATS", OWN_CONNECTION)
+        elif time.monotonic() - self._nats_well_s > _NATS_GRACE_S:
+            self._alarms.raise_("NATS", OWN_CONNECTION, f"messages go to the spool: {problem}", "critical")
 
     # -- look-ups and shards
 
@@ -264,6 +296,9 @@ class Connector:
             publish=self.publisher.publish,
             liveness=plan.liveness,
             group_timeouts_s=self._group_timeouts_s,
+            alarms=self._alarms,
+            sentinel=self.sentinel,
+            times=self._times,
         )
         assert self._own is not None
         own = self._own
@@ -409,6 +444,7 @@ class Connector:
             "spool_bytes": stats.spool_bytes,
             "subscriptions": self._subscriptions._asdict(),
             "shards": {shard.name: shard.describe() for shard in self.shards},
+            "alerts": self.alerter.status(),
         }
         if self.follower is not None and not self.follower.universe.wanted:
             body["note"] = "no instruments wanted yet" if self.follower.loaded else ""

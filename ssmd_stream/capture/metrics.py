@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ssmd_core.proof.rules import REASONS
 from ssmd_stream.capture.publisher import Publisher
 from ssmd_stream.capture.stats import CONTROL, UNPARSED, ShardStats
 
@@ -120,6 +121,13 @@ class ConnectorCollector(Collector):
             for kind, value in kinds.items():
                 messages.add_metric([*self._base, shard.name, kind], value)
         yield messages
+        troubles = CounterMetricFamily(
+            f"{PREFIX}_troubles", "Findings of live checks and drift", labels=["feed", "category", "shard", "reason"]
+        )
+        for shard in shards:
+            for reason in (*REASONS, "drift"):
+                troubles.add_metric([*self._base, shard.name, reason], shard.stats.troubles[reason])
+        yield troubles
         counters: dict[str, tuple[str, Callable[[ShardView], float]]] = {
             "frames": ("WebSocket frames received", lambda s: s.stats.frames),
             "bytes": ("Bytes of WebSocket frames received", lambda s: s.stats.bytes),
@@ -132,6 +140,10 @@ class ConnectorCollector(Collector):
             "resubscribes": ("Channels asked for again on a live connection", lambda s: s.stats.resubscribes),
             "venue_errors": ("Errors that the venue sent", lambda s: s.stats.venue_errors),
             "markets_unsubscribed": ("Unsubscribe requests, channel by instrument", lambda s: s.stats.unsubscribed),
+            "checks_passed": ("Comparisons with the venue's own checks that held", lambda s: s.stats.checks.passed),
+            "checks_failed": ("Comparisons with them that did not", lambda s: s.stats.checks.failed),
+            "sequence_gaps": ("Holes in the venue's counters", lambda s: s.stats.checks.gaps),
+            "sequence_missing": ("Numbers in those holes", lambda s: s.stats.checks.missing),
             "paused_seconds": ("Time with reading paused by back-pressure", lambda s: s.stats.paused_s),
         }
         gauges: dict[str, tuple[str, Callable[[ShardView], float]]] = {

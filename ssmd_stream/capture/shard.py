@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from ssmd_stream.capture.sessions.base import Session
 from ssmd_stream.capture.stats import Router, ShardStats
 
 log = structlog.get_logger()
+
+# One attempt may fail when a venue restarts a front end; with the pauses between, three take some seconds.
+_FAILURES_TOLD = 3
 
 
 class Shard:
@@ -107,10 +111,13 @@ class Shard:
             ended = await connection.run()
         except ConnectError as error:
             self.stats.connect_failures += 1
+            self.stats.connect_failures_in_a_row += 1
             self.stats.failing = True
             self.stats.last_error = str(error)
             self._log.warning("cannot connect", reason=str(error))
             self._note_failure(shard=self.name, url=self._setting.url, reason=str(error))
+            if self.stats.connect_failures_in_a_row >= _FAILURES_TOLD:
+                self._setting.alarms.raise_("down", self.name, f"cannot connect: {error}", "critical")
             return 0.0
         finally:
             self._refused = session.refused
@@ -208,6 +215,8 @@ class Shard:
             "idle_s": round(self.idle_s, 1),
             "reconnects": max(stats.connects - 1, 0),
             "last_error": stats.last_error,
+            "checks": dataclasses.asdict(stats.checks),
+            "troubles": dict(stats.troubles),
         }
 
     def problem(self, data_timeout_s: float | None, down_grace_s: float) -> str:

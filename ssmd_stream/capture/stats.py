@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from ssmd_core.feeds.base import Route
 from ssmd_core.feeds.subjects import StreamName, subject_id
+from ssmd_core.proof.rules import LiveCounts
+from ssmd_stream.capture.silence import Rhythm
 
 # Subjects are cached by (type, id). 200,000 of them are about 60 MB at worst, more instruments than a shard carries.
 MAX_TARGETS = 200_000
@@ -15,23 +18,41 @@ _KEEPALIVE_TEXTS = frozenset({b"PONG", b"PING", b"[]"})
 
 
 class Count:
-    """How many messages there were."""
+    """Messages of one type.
 
-    __slots__ = ("messages",)
+    Attributes:
+        messages, bytes: how many there were, and their size.
+        due_ns: receive time from which on the next one is looked at more closely; see `Connection`.
+        sample_ns: receive time from which on the next one is a sample.
+    """
+
+    __slots__ = ("bytes", "due_ns", "messages", "sample_ns")
 
     def __init__(self) -> None:
         self.messages = 0
+        self.bytes = 0
+        self.due_ns = 0
+        self.sample_ns = 0
 
 
 class Target:
-    """Where a message goes and where it is counted."""
+    """Where a message goes and where it is counted.
 
-    __slots__ = ("control", "count", "subject")
+    Attributes:
+        control: whether it is about the connection rather than the market.
+        kind, id: of market data, as in `Route`.
+        fresh: whether nothing has come for it in this minute.
+    """
 
-    def __init__(self, subject: str, count: Count, control: bool) -> None:
+    __slots__ = ("control", "count", "fresh", "id", "kind", "subject")
+
+    def __init__(self, subject: str, count: Count, control: bool, kind: str = "", id_: str = "") -> None:
         self.subject = subject
         self.count = count
         self.control = control
+        self.kind = kind
+        self.id = id_
+        self.fresh = bool(kind)
 
 
 class ShardStats:
@@ -48,7 +69,11 @@ class ShardStats:
         last_frame_s, last_data_s: monotonic times of the last frame and the last market data, 0 for never.
         last_frame_ts, last_data_ts, last_pong_ts: the same, and the last pong, as epoch seconds; 0 for never.
         failing: the last attempt to connect failed.
+        connect_failures, connect_failures_in_a_row: attempts that failed, all and since the last one that did not.
         last_error: why the last connection ended or could not be opened.
+        rhythm: how its market data comes.
+        checks: what the live checks of its connections have counted.
+        troubles: what they and the drift sentinel found, by reason.
     """
 
     def __init__(self, message_types: Mapping[str, object], now_s: float) -> None:
@@ -61,6 +86,7 @@ class ShardStats:
         self.oversized = 0
         self.connects = 0
         self.connect_failures = 0
+        self.connect_failures_in_a_row = 0
         self.resubscribes = 0
         self.venue_errors = 0
         self.acknowledged = 0
@@ -77,6 +103,9 @@ class ShardStats:
         self.last_error = ""
         self.all_refused = False
         self.failing = False
+        self.rhythm = Rhythm()
+        self.checks = LiveCounts()
+        self.troubles: Counter[str] = Counter()
 
 
 class Router:
@@ -115,7 +144,8 @@ class Router:
         if known.token == CONTROL:
             target = self._control[route.type]
         else:
-            target = Target(self._stream.subject(known.token, self._id(route)), self._stats.by_type[route.type], False)
+            subject = self._stream.subject(known.token, self._id(route))
+            target = Target(subject, self._stats.by_type[route.type], False, route.type, route.id)
         if len(self.targets) >= MAX_TARGETS:
             self.targets.clear()
         self.targets[route] = target

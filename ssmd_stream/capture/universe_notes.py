@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ssmd_core.config import SecmasterConfig
 from ssmd_core.messages.control import INSTRUMENTS_PER_EVENT
-from ssmd_stream.capture.connection import Epoch
+from ssmd_stream.capture.epoch import Epoch
 from ssmd_stream.capture.sessions.base import chunks
 from ssmd_stream.capture.universe import Filter
 

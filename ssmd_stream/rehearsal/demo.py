@@ -23,6 +23,7 @@ from ssmd_core.feeds import FEEDS
 from ssmd_core.feeds.subjects import StreamName
 from ssmd_core.settings import Settings
 from ssmd_stream.rehearsal.compare import Comparison, compare
+from ssmd_stream.rehearsal.quality import QualityResult, quality_of
 from ssmd_stream.rehearsal.rehearse import past_hour, wait_until_read
 from ssmd_stream.rehearsal.rig import Rig
 from ssmd_stream.rehearsal.secmaster import SecmasterResult, sync_again
@@ -41,7 +42,7 @@ SEED = 20_261_122
 START_S = 8.0
 DAGSTER_S = 300.0
 SECMASTER = "group:secmaster"
-DATASETS = f"* and not {SECMASTER} and not group:storage"
+DATASETS = f"* and not {SECMASTER} and not group:storage and not group:quality"
 
 
 @dataclass
@@ -80,6 +81,7 @@ class DemoResult:
     hour: str
     feeds: list[FeedResult] = field(default_factory=list)
     secmaster: SecmasterResult | None = None
+    quality: QualityResult | None = None
     problems: list[str] = field(default_factory=list)
     total_s: float = 0.0
 
@@ -87,7 +89,8 @@ class DemoResult:
     def passed(self) -> bool:
         """Everything that was sent is there, once, the files prove it, and a second sync found nothing to do."""
         whole = all(feed.lost == 0 and feed.duplicated == 0 for feed in self.feeds)
-        return not self.problems and whole and self.secmaster is not None and self.secmaster.quiet
+        synced = self.secmaster is not None and self.secmaster.quiet
+        return not self.problems and whole and synced and self.quality is not None and not self.quality.problems
 
 
 async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) -> DemoResult:
@@ -163,17 +166,24 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         progress("syncing all four venues once more, which must write nothing")
         settings = Settings.from_environment(environment | {"NATS_URL": rig.nats.url})
         result.secmaster = await sync_again(settings)
+        progress("scoring the hour, checking its signed ledgers, diagnosing")
+        result.quality = await quality_of(settings, names, hour)
         if code := await cdc.stop():
             result.problems.append(f"CDC ended with code {code}; see {cdc.log_path}")
     progress("comparing with what the venues sent, and deriving every file again")
     for name in names:
         compared = await asyncio.to_thread(compare, _sent_log(data, name), data / "archive" / name.folder)
         result.feeds.append(_feed_result(data, name, hour, compared, captured[name.folder], seconds))
-    archive = await asyncio.to_thread(verify_archive, data / "archive")
-    datasets = await asyncio.to_thread(verify_datasets, data / "datasets", data / "archive")
-    result.problems += [*archive.problems, *datasets.problems]
+    result.problems += await asyncio.to_thread(_verified, data)
     result.total_s = time.monotonic() - started_s
     return result
+
+
+def _verified(data: Path) -> list[str]:
+    """What does not hold when every file is derived again."""
+    archive = verify_archive(data / "archive")
+    datasets = verify_datasets(data / "datasets", data / "archive")
+    return [*archive.problems, *datasets.problems]
 
 
 def _sent_log(data: Path, name: StreamName) -> Path:

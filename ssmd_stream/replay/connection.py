@@ -9,23 +9,28 @@ from typing import cast
 
 import picows
 
+from ssmd_stream.replay.faults import Binary, Spoiler
 from ssmd_stream.replay.protocol import Session
 from ssmd_stream.replay.sent_log import SentLog
+from ssmd_stream.replay.venues_rest.tape import Tape
 
 # Above this the server stops until the client has read: a reader that is slow is not run over.
 HIGH_WATER_BYTES = 1024 * 1024
 _CLOSE_WAIT_S = 2.0
 _SHORT = [bytes((0x81, size)) for size in range(126)]
+_BINARY = b"\x82"
 
 
-def encode_text(payload: bytes) -> tuple[bytes, bytes]:
-    """Header and payload of a whole text frame from server to client (unmasked)."""
+def encode_frame(payload: bytes) -> tuple[bytes, bytes]:
+    """Header and payload of a whole frame from server to client (unmasked): text, unless it is `Binary`."""
     size = len(payload)
     if size < 126:
-        return _SHORT[size], payload
-    if size < 65_536:
-        return b"\x81\x7e" + size.to_bytes(2, "big"), payload
-    return b"\x81\x7f" + size.to_bytes(8, "big"), payload
+        header = _SHORT[size]
+    elif size < 65_536:
+        header = b"\x81\x7e" + size.to_bytes(2, "big")
+    else:
+        header = b"\x81\x7f" + size.to_bytes(8, "big")
+    return (_BINARY + header[1:] if type(payload) is Binary else header), payload
 
 
 class Connection(picows.WSListener):
@@ -37,14 +42,25 @@ class Connection(picows.WSListener):
         log: where sent frames are noted, or None.
         on_change: called when the connection opened, closed or changed its subscriptions.
         muted: snapshots are withheld (a fault on demand).
+        spoiler: what else is done wrong with its subscriptions.
+        tape: where the trades of snapshots are noted, or None.
     """
 
     def __init__(
-        self, ordinal: int, session: Session, log: SentLog | None, on_change: Callable[[], None], *, muted: bool
+        self,
+        ordinal: int,
+        session: Session,
+        log: SentLog | None,
+        on_change: Callable[[], None],
+        *,
+        muted: bool,
+        spoiler: Spoiler,
+        tape: Tape | None = None,
     ) -> None:
         self.ordinal = ordinal
         self.session = session
         self.muted = muted
+        self.spoiler = spoiler
         self.frames_sent = 0
         self.peer_port = 0
         self.open = False
@@ -54,6 +70,7 @@ class Connection(picows.WSListener):
         self.last_ping = self.last_sent
         self.writable = asyncio.Event()
         self._log = log
+        self._tape = tape
         self._on_change = on_change
         self._transport: picows.WSTransport | None = None
         self._fragments: list[bytes] = []
@@ -77,7 +94,7 @@ class Connection(picows.WSListener):
         return self._transport.underlying_transport.get_write_buffer_size()
 
     def write(self, frames: list[bytes]) -> None:
-        """Send text frames; those for a dead or half-open connection are lost and not noted."""
+        """Send frames; those for a dead or half-open connection are lost and not noted."""
         if not frames or not self.open or self.half_open or self._transport is None:
             return
         if self._log is not None:
@@ -87,7 +104,7 @@ class Connection(picows.WSListener):
         # One write per batch: picows writes one frame per system call, which costs more than everything else here.
         parts: list[bytes] = []
         for frame in frames:
-            parts.extend(encode_text(frame))
+            parts.extend(encode_frame(frame))
         self._transport.underlying_transport.write(b"".join(parts))
 
     def tick(self) -> None:
@@ -145,11 +162,15 @@ class Connection(picows.WSListener):
         elif frame.msg_type in (picows.WSMsgType.TEXT, picows.WSMsgType.BINARY, picows.WSMsgType.CONTINUATION):
             self._fragments.append(frame.get_payload_as_bytes())
             if frame.fin:
-                message = b"".join(self._fragments)
+                message = self.spoiler.command(b"".join(self._fragments))
                 self._fragments.clear()
                 version = self.session.version
                 replies = self.session.receive(message)
-                self.write(replies.control if self.muted else replies.control + replies.data)
+                if self._tape is not None:
+                    self._tape.take(replies.data)
+                self.write(self.spoiler.replies(replies.control))
+                if not self.muted and time.monotonic() >= self.silent_until:
+                    self.write(self.spoiler.data(replies.data))
                 if self.session.version != version:
                     self._on_change()
 

@@ -35,7 +35,7 @@ from aiohttp.typedefs import Handler, Middleware
 T = TypeVar("T")
 
 AnswerFaultKind = Literal["status", "slow", "html", "error_inside", "truncate", "body", "reset"]
-ListingFaultKind = Literal["shift", "repeat", "end_early", "endless"]
+ListingFaultKind = Literal["shift", "repeat", "end_early", "endless", "forget"]
 
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
 TOO_MANY = b'{"error":"too many requests"}'
@@ -52,7 +52,8 @@ class RestFault:
             Of a listing: `shift` (items have moved by `by` places towards the end: the page begins with items that
             an earlier one has shown; negative: towards the front, and as many are never shown), `repeat` (the page
             that was asked for leads to itself), `end_early` (no further page, though there are items), `endless`
-            (the listing starts over and over, every page with a new cursor).
+            (the listing starts over and over, every page with a new cursor), `forget` (of a history: only the newest
+            `by` items are known).
         path: the request's path below the venue's base begins with this.
         at: number of the request among those that fit `path`, from 0.
         count: for so many consecutive ones; None: for all from `at`.
@@ -92,6 +93,13 @@ class RestFaults:
         #: Requests that were above the limit.
         self.limited = 0
 
+    def reschedule(self, *schedule: RestFault) -> None:
+        """Other faults from now on; requests count from 0 again, and nothing has struck yet."""
+        self._schedule = schedule
+        self._seen.clear()
+        self.requests.clear()
+        self.struck.clear()
+
     def middleware(self, base: str) -> Middleware:
         """What an application must have among its middlewares; `base` is the path of its base URL."""
 
@@ -130,6 +138,12 @@ class RestFaults:
             if path.startswith(fault.path) and 0 <= number - fault.at < (fault.count or number + 1):
                 return fault
         return None
+
+
+def remembered(request: web.Request, history: Sequence[T]) -> Sequence[T]:
+    """What the venue still knows of a history, oldest first: all of it, unless it is to `forget`."""
+    fault = request.get(_FAULT)
+    return history[-fault.by :] if fault is not None and fault.kind == "forget" else history
 
 
 def page(request: web.Request, found: Sequence[T], start: int, limit: int) -> tuple[list[T], int | None]:

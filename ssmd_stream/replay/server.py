@@ -29,6 +29,7 @@ from ssmd_stream.replay.venues.kalshi import PATH, ClientKey, handshake_error
 from ssmd_stream.replay.venues.registry import make_exchange, make_session
 from ssmd_stream.replay.venues_rest import rest_app
 from ssmd_stream.replay.venues_rest.source import RestSource
+from ssmd_stream.replay.venues_rest.tape import Tape
 
 _log = structlog.get_logger()
 
@@ -123,6 +124,7 @@ class ReplayServer:
         self._key = key
         self._clock = clock or Clock()
         self._listing = listing
+        self._tape = Tape(feed.name)
         self._rest_faults = rest_faults or RestFaults()
         self._exchange: Exchange | None = None
         if isinstance(source, Generated):
@@ -179,7 +181,7 @@ class ReplayServer:
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"ws://{self._host}:{port}{urlsplit(self._feed.websocket_urls['prod']).path}"
         recording = self._source if isinstance(self._source, Recording) else None
-        rest_source = RestSource(self._clock.now_ns, self._listing, self._exchange, recording)
+        rest_source = RestSource(self._clock.now_ns, self._listing, self._exchange, recording, self._tape)
         rest = rest_app(self._feed.name, rest_source, self._rest_faults)
         if rest is not None:
             app, base = rest
@@ -223,6 +225,11 @@ class ReplayServer:
         if self._error is not None:
             raise self._error
 
+    @property
+    def struck_ns(self) -> Sequence[int]:
+        """When each of them first did, epoch nanoseconds."""
+        return self._injector.struck_ns
+
     def flush_log(self) -> None:
         """Make `sent_log` complete up to this moment for other readers."""
         if self._log is not None:
@@ -252,7 +259,15 @@ class ReplayServer:
             self._clock.now_ns,
             lambda instrument: self._injector.refuses(ordinal, instrument),
         )
-        connection = Connection(ordinal, session, self._log, self._changed.set, muted=self._injector.muted(ordinal))
+        connection = Connection(
+            ordinal,
+            session,
+            self._log,
+            self._changed.set,
+            muted=self._injector.muted(ordinal),
+            spoiler=self._injector.spoiler(ordinal),
+            tape=self._tape,
+        )
         self._connections.append(connection)
         return connection
 
@@ -382,7 +397,9 @@ class ReplayServer:
         return count
 
     def _deliver(self, connection: Connection, frames: list[bytes]) -> None:
+        self._tape.take(frames)
         injector = self._injector
+        frames = connection.spoiler.data(frames)
         if injector.harmless(len(frames)):
             injector.frames += len(frames)
             connection.write(frames)

@@ -30,6 +30,7 @@ import structlog
 
 from ssmd_core.clock import NS_PER_S, Clock
 from ssmd_core.errors import SsmdError
+from ssmd_stream.drift.bodies import observe_document
 
 log = structlog.get_logger()
 
@@ -131,9 +132,13 @@ class RestClient:
         base_url: without a slash at the end.
         paces: requests a second by the start of the path; the first that fits counts, the last one's start is "".
         timing: see there.
+        feed: whose interface it is; its bodies are shown to the drift sentinel.
     """
 
-    def __init__(self, base_url: str, paces: Sequence[tuple[str, float]], timing: Timing | None = None) -> None:
+    def __init__(
+        self, base_url: str, paces: Sequence[tuple[str, float]], timing: Timing | None = None, feed: str = ""
+    ) -> None:
+        self._feed = feed
         self.base_url = base_url.rstrip("/")
         self._timing = timing or Timing()
         self._paces = tuple((start, _Pace(per_s, self._timing)) for start, per_s in paces)
@@ -144,7 +149,7 @@ class RestClient:
     @classmethod
     def for_feed(cls, feed: str, base_url: str, timing: Timing | None = None) -> Self:
         """A client with the feed's limits."""
-        return cls(base_url, _PACES[feed], timing)
+        return cls(base_url, _PACES[feed], timing, feed)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -211,6 +216,7 @@ class RestClient:
             raise _Passing(f"HTTP 200 with what is not JSON: {error}: {_shown(body)}") from error
         if isinstance(document, dict) and document.get("error"):
             raise _Passing(f"HTTP 200 with an error: {_shown(body)}")
+        observe_document(self._feed, path, params, document, self._timing.clock.now_ns())
         return document
 
     def _wait_s(self, attempt: int, retry_after: str | None) -> float:

@@ -6,13 +6,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+import psycopg
+import structlog
+
 from ssmd_core import config, feeds
+from ssmd_core.alerts import Alert, Alerter
 from ssmd_core.clock import NS_PER_S
+from ssmd_core.db.connect import DatabaseError, connect, now_of
 from ssmd_core.db.merge import SyncReport, SyncRun
 from ssmd_core.errors import ConfigError
 from ssmd_core.feeds.base import Feed
 from ssmd_core.settings import Settings
+from ssmd_stream.drift.bodies import SOURCE, Bodies, close_bodies, open_bodies
+from ssmd_stream.drift.store import store_findings, store_shapes
 from ssmd_stream.secmaster.rest import RestClient
+
+log = structlog.get_logger()
+
+_MAX_ALERTS = 20
 
 Mode = Literal["full", "incremental"]
 
@@ -89,8 +100,36 @@ async def run_sync(scope: str, settings: Settings, *, mode: Mode = "full", rest_
     if mode not in task.modes:
         raise ConfigError(f"sync {scope!r} has no mode {mode!r}, only {', '.join(task.modes)}")
     base = rest_url or rest_url_of(settings, feeds.get(task.feed))
-    async with (
-        RestClient.for_feed(task.feed, base) as rest,
-        await SyncRun.begin(settings.database_url, scope, mode, settings.clock) as run,
-    ):
-        return await task.work(rest, run, mode)
+    bodies = open_bodies(task.feed, settings.data / "shapes")
+    try:
+        async with (
+            RestClient.for_feed(task.feed, base) as rest,
+            await SyncRun.begin(settings.database_url, scope, mode, settings.clock) as run,
+        ):
+            report = await task.work(rest, run, mode)
+        await _note_bodies(task, settings, bodies)
+        return report
+    finally:
+        close_bodies(task.feed)
+
+
+async def _note_bodies(task: SyncTask, settings: Settings, bodies: Bodies) -> None:
+    """Write down what the sentinel saw in the venue's answers, and tell of what has changed. The sync is committed:
+    nothing that goes wrong here undoes it."""
+    findings = bodies.take_findings()
+    now = now_of(settings.clock)
+    try:
+        async with await connect(
+            settings.database_url, name=f"shapes {task.scope}", clock=settings.clock
+        ) as connection:
+            await store_shapes(connection, task.feed, SOURCE, bodies.take_shapes(), now, f"sync:{task.scope}")
+            await store_findings(connection, task.feed, SOURCE, findings, now)
+    except (DatabaseError, psycopg.Error) as error:
+        log.warning("shapes_not_stored", scope=task.scope, error=str(error).strip())
+    if findings:
+        with Alerter.from_environment(f"sync-{task.scope.replace('/', '-')}", settings) as alerter:
+            for finding in findings[:_MAX_ALERTS]:
+                key = f"drift:{task.feed}:{SOURCE}:{finding.message_type}:{finding.path}:{finding.kind}"
+                alerter.raise_(
+                    Alert(key, f"{task.feed}: {finding.kind} over REST", finding.detail, "warning", task.feed)
+                )

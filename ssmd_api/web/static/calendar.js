@@ -5,17 +5,24 @@ import { ask, byId, bytes, count, make, say } from "./dom.js";
 const SHOWN_DAYS = 3;
 const DAY_MS = 86_400_000;
 
-// state -> [letter, class, meaning]
-const STATES = {
-  built: ["B", "built", "built: datasets of the whole hour"],
-  archived: ["A", "archived", "archived, no datasets yet"],
-  partial: ["P", "partial", "partial: not all four quarters"],
-  stale: ["S", "outdated", "stale: archived anew since it was built"],
+// word -> [letter, class, meaning]; what an hour's ledger proves, and what stands there until it does
+const WORDS = {
+  complete: ["C", "complete", "complete: proved by its ledger"],
+  degraded: ["D", "degraded", "degraded: something is wrong, open it"],
+  empty: ["E", "empty", "empty: proved that nothing was to come"],
   missing: ["M", "missing", "missing: nothing was archived"],
-  damaged: ["D", "damaged", "damaged: a manifest cannot be read"],
+  unproved: ["U", "unproved", "not proved yet"],
+  damaged: ["!", "damaged", "damaged: a manifest cannot be read"],
   future: ["", "future", "still to come"],
 };
-const of = (state) => STATES[state] ?? ["?", "future", state];
+const STATES = {
+  built: "datasets are built",
+  archived: "archived, no datasets yet",
+  partial: "not all four quarters are archived",
+  stale: "archived anew since it was built",
+};
+const of = (hour) => WORDS[hour.word ?? (hour.state === "future" || hour.state === "damaged" ? hour.state : "unproved")];
+const MAX_SHOWN = 20;
 
 export class Calendar {
   /** `failed` gets what goes wrong. */
@@ -32,7 +39,7 @@ export class Calendar {
       const cell = event.target.closest("button.cell");
       if (cell) this.open(cell);
     });
-    for (const [letter, style, meaning] of Object.values(STATES)) {
+    for (const [letter, style, meaning] of Object.values(WORDS)) {
       byId("legend").append(make("li", {}, make("span", { class: `cell ${style}`, "aria-hidden": "true" }, letter), meaning));
     }
   }
@@ -114,7 +121,7 @@ export class Calendar {
     for (const { feed, stream, hours } of rows) {
       const row = make("div", { role: "row", class: "row" }, make("span", { role: "rowheader", title: `${feed} ${stream}` }, `${feed} ${stream}`));
       for (const hour of hours) {
-        const [letter, style, meaning] = of(hour.state);
+        const [letter, style, meaning] = of(hour);
         const gaps = hour.gaps ? `, ${hour.gaps} gaps` : "";
         const at = `${hour.hour.slice(0, 2)}:00`;
         const cell = make("button", { type: "button", role: "gridcell", tabindex: "-1", class: `cell ${style}`, "data-hour": hour.hour.slice(0, 2), "data-at": `${feed}/${stream}/${date}/${hour.hour}`, "aria-label": `${feed} ${stream} ${at}: ${meaning}${gaps}`, title: `${at} ${meaning}${gaps}` }, hour.gaps ? `${letter}!` : letter);
@@ -153,19 +160,22 @@ export class Calendar {
     const { feed, stream, date, hour } = cell.details;
     for (const other of byId("calendar").querySelectorAll('.cell[tabindex="0"]')) other.tabIndex = -1;
     cell.tabIndex = 0;
-    const [, , meaning] = of(hour.state);
+    const [, , meaning] = of(hour);
     const terms = make("dl");
     const add = (term, value) => terms.append(make("dt", {}, term), make("dd", {}, value));
-    add("State", meaning);
+    add("Word", meaning);
+    if (STATES[hour.state]) add("State", STATES[hour.state]);
     add("Quarters sealed", `${hour.slots} of 4`);
     add("Messages archived", count(hour.records));
     add("Rejected", count(hour.rejected));
     add("Gaps", hour.gaps ? `${count(hour.gaps)}, ${count(hour.lost)} messages lost` : "none known");
     if (hour.droppedDuplicates) add("Duplicates dropped", count(hour.droppedDuplicates));
+    const proof = make("div", { role: "status" });
     const files = make("div", { role: "status" });
     say(byId("details-title"), `${feed} ${stream}, ${date} ${hour.hour.slice(0, 2)}:00 UTC`);
-    byId("details-body").replaceChildren(terms, files);
+    byId("details-body").replaceChildren(terms, proof, files);
     byId("details").showModal();
+    if (hour.word && hour.word !== "missing") this.prove(proof, cell.details);
     if (!hour.hasDataset) return;
     say(files, "Asking for its files…");
     try {
@@ -176,6 +186,52 @@ export class Calendar {
       say(files, `Its files cannot be listed: ${error.message}`);
     }
   }
+
+  /** What stands behind the word: the ledger with its reasons, and, when asked for, its minutes. */
+  async prove(place, { feed, stream, date, hour }) {
+    const about = `feed=${encodeURIComponent(feed)}&stream=${encodeURIComponent(stream)}&date=${date}&hour=${hour.hour}`;
+    say(place, "Asking for its ledger…");
+    try {
+      const answer = await (await ask(`/v1/proof/ledger?${about}`, this.key)).json();
+      const { reasons, totals } = answer.ledger;
+      const terms = make("dl");
+      const add = (term, value) => terms.append(make("dt", {}, term), make("dd", {}, value));
+      add("Instruments", `${count(totals.asked)} asked for, ${count(totals.acknowledged)} acknowledged, ${count(totals.delivered)} delivered`);
+      add("Checks", `${count(totals.passed)} passed, ${count(totals.failed)} failed, ${count(totals.unverifiable)} not possible`);
+      add("Signed", `entry ${count(answer.chain.n)} of the chain, key ${answer.chain.key.slice(0, 12)}…`);
+      add("Ledger", make("code", {}, answer.chain.ledger));
+      const button = make("button", { type: "button" }, "Show its minutes");
+      const minutes = make("div", { role: "status" });
+      button.addEventListener("click", async () => {
+        say(minutes, "Asking for its minutes…");
+        try {
+          const found = await (await ask(`/v1/proof/minutes?${about}&limit=1000`, this.key)).json();
+          minutes.replaceChildren(found.minutes.length ? minutesOf(found.minutes) : "They are not loaded.");
+        } catch (error) {
+          say(minutes, `Its minutes cannot be listed: ${error.message}`);
+        }
+      });
+      place.replaceChildren(terms, reasons.length ? reasonsOf(reasons) : "", button, minutes);
+    } catch (error) {
+      say(place, `Its ledger cannot be shown: ${error.message}`);
+    }
+  }
+}
+
+function reasonsOf(reasons) {
+  const rows = reasons.slice(0, MAX_SHOWN).map((reason) => make("li", {}, make("strong", {}, reason.code.replaceAll("_", " ")), ` ${reason.detail}`, ...reason.evidence.slice(0, 5).map((each) => make("code", { class: "sub" }, each))));
+  if (reasons.length > MAX_SHOWN) rows.push(make("li", {}, `and ${reasons.length - MAX_SHOWN} more`));
+  return make("ul", { class: "reasons", "aria-label": "Reasons" }, ...rows);
+}
+
+function minutesOf(minutes) {
+  const head = ["Minute", "Connection", "Asked", "Acknowledged", "Delivered", "Messages", "Gaps", "Checks"].map((name, index) => make("th", { scope: "col", class: index > 1 ? "n" : null }, name));
+  const rows = minutes.map((each) => make("tr", {},
+    make("th", { scope: "row" }, each.minute.slice(11, 16)),
+    make("td", {}, each.connection),
+    ...[each.asked, each.acknowledged, each.delivered, each.messages, each.sequenceGaps].map((value) => make("td", { class: "n" }, count(value))),
+    make("td", { class: "n" }, each.failed ? `${count(each.failed)} failed` : count(each.passed))));
+  return make("table", { "aria-label": "Minutes of the ledger" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
 }
 
 function table(files) {

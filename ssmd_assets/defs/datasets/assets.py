@@ -13,6 +13,7 @@ import dagster as dg
 from ssmd_assets.defs.datasets.checks import Finding, check_specs, hour_findings, type_findings
 from ssmd_assets.defs.datasets.columns import column_lineage, table_schema
 from ssmd_assets.defs.datasets.hour import Hour
+from ssmd_assets.defs.datasets.ledgers import ledger_check_specs, ledger_findings, ledger_made, ledger_spec
 from ssmd_assets.defs.datasets.materializations import Made, dataset_made, rejects_made
 from ssmd_assets.defs.resources import Environment
 from ssmd_assets.lib.keys import OWNERS, STREAMS, archive_key, dataset_key, dataset_types, identifier, rejects_key
@@ -37,7 +38,7 @@ def dataset_assets() -> list[dg.AssetsDefinition]:
 
 
 def hour_assets(feed: Feed, stream: str) -> dg.AssetsDefinition:
-    """The datasets and the rejects of one stream, made together by one step.
+    """The datasets, the rejects and the ledger of one stream, made together by one step.
 
     The step makes every file of the hour whatever is selected: they come from one reading of the archive. What was
     not selected is reported all the same, for its file was written.
@@ -45,8 +46,12 @@ def hour_assets(feed: Feed, stream: str) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{identifier(feed.name)}_{identifier(stream)}_hour",
-        specs=[*(_dataset_spec(feed, stream, name) for name in dataset_types(feed)), _rejects_spec(feed, stream)],
-        check_specs=check_specs(feed, stream),
+        specs=[
+            *(_dataset_spec(feed, stream, name) for name in dataset_types(feed)),
+            _rejects_spec(feed, stream),
+            ledger_spec(feed, stream),
+        ],
+        check_specs=[*check_specs(feed, stream), *ledger_check_specs(feed, stream)],
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_PER_BACKFILL_RUN),
     )
@@ -94,8 +99,8 @@ def make_hour(
             f"unknown, so nothing is reported for it.",
             allow_retries=False,
         )
-    made = [rejects_made(hour, settings.dataset_root)]
-    findings = hour_findings(hour)
+    made = [rejects_made(hour, settings.dataset_root), ledger_made(hour, settings)]
+    findings = [*hour_findings(hour), *ledger_findings(hour)]
     for name in dataset_types(feed):
         filled_before = _filled_before(context.instance, dataset_key(feed, stream, name))
         one = dataset_made(hour, name, settings.dataset_root, filled_before)

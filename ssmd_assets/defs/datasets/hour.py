@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ssmd_assets.lib.sealed import SLOTS_PER_HOUR
 from ssmd_core.archive.manifest import FileEntry, Gap, load_manifest
@@ -14,6 +14,9 @@ from ssmd_core.archive.paths import day_folder
 from ssmd_core.datasets.report import HourReport, OutputFile
 from ssmd_core.feeds.base import Feed
 from ssmd_core.settings import Settings
+
+if TYPE_CHECKING:
+    from ssmd_core.proof.ledger import Ledger
 
 # With fewer rows a column may be empty by chance.
 MIN_ROWS_FOR_NULLS = 100
@@ -44,6 +47,7 @@ class Hour:
     Attributes:
         feed, stream: which stream.
         report: what the builder did.
+        ledger: what the hour proves about itself; None without a sealed file.
         gaps: what the manifests of the day and of the days beside it know of missing sequences.
         earlier, later: files of the hours before and after, of the same days.
     """
@@ -51,21 +55,22 @@ class Hour:
     feed: Feed
     stream: str
     report: HourReport
+    ledger: Ledger | None = None
     gaps: tuple[Gap, ...] = ()
     earlier: tuple[FileEntry, ...] = ()
     later: tuple[FileEntry, ...] = ()
 
     @classmethod
     def make(cls, settings: Settings, feed: Feed, stream: str, hour: datetime) -> Hour:
-        """Build the hour's files.
+        """Build the hour's files and prove it.
 
         Raises:
             ArchiveError: a file of the archive, or its manifest, is not what it must be.
             DatasetError: the hour cannot be turned into parquet.
         """
-        from ssmd_core.datasets.build import build_hour  # duckdb and pyarrow, which the definitions need not load
+        from ssmd_core.proof.hour import prove_hour  # duckdb and pyarrow, which the definitions need not load
 
-        report = build_hour(settings.archive_root, settings.dataset_root, feed, stream, hour)
+        report, ledger = prove_hour(settings, feed, stream, hour)
         days = (hour + timedelta(days=offset) for offset in (-1, 0, 1))
         folders = (day_folder(settings.archive_root, feed.name, stream, f"{day:%Y-%m-%d}") for day in days)
         manifests = [manifest for folder in folders if (manifest := load_manifest(folder))]
@@ -74,6 +79,7 @@ class Hour:
             feed,
             stream,
             report,
+            ledger,
             gaps=tuple(gap for manifest in manifests for gap in manifest.gaps),
             earlier=tuple(file for start, file in files if start < hour),
             later=tuple(file for start, file in files if start >= hour + timedelta(hours=1)),

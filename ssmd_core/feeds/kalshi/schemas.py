@@ -218,12 +218,20 @@ _FEE_SCHEMA = Schema(
 MESSAGE_TYPES: dict[str, MessageType] = {
     kind.name: kind
     for kind in (
-        MessageType("ticker", "ticker", _TICKER_SCHEMA, "Best quotes, last trade and volume of a market."),
-        MessageType("trade", "trade", _TRADE_SCHEMA, "One public trade."),
         MessageType(
-            "orderbook_snapshot", "orderbook", _SNAPSHOT_SCHEMA, "The whole book; replaces what was known of it."
+            "ticker", "ticker", _TICKER_SCHEMA, "Best quotes, last trade and volume of a market.", "ts", "market_ticker"
         ),
-        MessageType("orderbook_delta", "orderbook", _DELTA_SCHEMA, "A signed change of one price level."),
+        MessageType("trade", "trade", _TRADE_SCHEMA, "One public trade.", "ts", "market_ticker"),
+        MessageType(
+            "orderbook_snapshot",
+            "orderbook",
+            _SNAPSHOT_SCHEMA,
+            "The whole book; replaces what was known of it.",
+            instrument="market_ticker",
+        ),
+        MessageType(
+            "orderbook_delta", "orderbook", _DELTA_SCHEMA, "A signed change of one price level.", "ts", "market_ticker"
+        ),
         MessageType("market_lifecycle_v2", "lifecycle", _LIFECYCLE_SCHEMA, "What happens to a market but for trading."),
         MessageType("event_lifecycle", "event_lifecycle", _EVENT_SCHEMA, "A new event."),
         MessageType("event_fee_update", "event_fee", _FEE_SCHEMA, "A fee override of an event (since 2026-05-29)."),

@@ -119,10 +119,29 @@ _STATUS_SCHEMA = Schema(
 MESSAGE_TYPES: dict[str, MessageType] = {
     kind.name: kind
     for kind in (
-        MessageType("ticker", "ticker", _TICKER_SCHEMA, "Best quotes and 24 h figures; a row per element of data."),
-        MessageType("trade", "trade", _TRADE_SCHEMA, "Trades; a row per trade. A snapshot repeats up to 50 of them."),
         MessageType(
-            "book", "book", _BOOK_SCHEMA, "Price levels; a row per element of data. Truncate to the subscribed depth."
+            "ticker",
+            "ticker",
+            _TICKER_SCHEMA,
+            "Best quotes and 24 h figures; a row per element of data.",
+            "timestamp",
+            "symbol",
+        ),
+        MessageType(
+            "trade",
+            "trade",
+            _TRADE_SCHEMA,
+            "Trades; a row per trade. A snapshot repeats up to 50 of them.",
+            "timestamp",
+            "symbol",
+        ),
+        MessageType(
+            "book",
+            "book",
+            _BOOK_SCHEMA,
+            "Price levels; a row per element of data. Truncate to the subscribed depth.",
+            "timestamp",
+            "symbol",
         ),
         MessageType(
             "instrument",

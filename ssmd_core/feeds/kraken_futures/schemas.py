@@ -140,17 +140,37 @@ _BOOK_SCHEMA = Schema(
 MESSAGE_TYPES: dict[str, MessageType] = {
     kind.name: kind
     for kind in (
-        MessageType("ticker", "ticker", _TICKER_SCHEMA, "Quotes, mark, index, open interest and funding of a product."),
-        MessageType("ticker_lite", "ticker", _TICKER_LITE_SCHEMA, "Quotes without a time: use `_received_at`."),
-        MessageType("trade", "trade", _TRADE_SCHEMA, "One public trade."),
+        MessageType(
+            "ticker",
+            "ticker",
+            _TICKER_SCHEMA,
+            "Quotes, mark, index, open interest and funding of a product.",
+            "time",
+            "product_id",
+        ),
+        MessageType(
+            "ticker_lite",
+            "ticker",
+            _TICKER_LITE_SCHEMA,
+            "Quotes without a time: use `_received_at`.",
+            instrument="product_id",
+        ),
+        MessageType("trade", "trade", _TRADE_SCHEMA, "One public trade.", "time", "product_id"),
         MessageType(
             "trade_snapshot",
             "trade",
             _TRADE_SNAPSHOT_SCHEMA,
             "The last 100 trades, newest first, after each subscribe; a row per trade. Overlaps `trade`: match on uid.",
+            instrument="product_id",
         ),
-        MessageType("book", "book", _BOOK_SCHEMA, "One price level."),
-        MessageType("book_snapshot", "book", _BOOK_SNAPSHOT_SCHEMA, "The whole book; replaces what was known of it."),
+        MessageType("book", "book", _BOOK_SCHEMA, "One price level.", "timestamp", "product_id"),
+        MessageType(
+            "book_snapshot",
+            "book",
+            _BOOK_SNAPSHOT_SCHEMA,
+            "The whole book; replaces what was known of it.",
+            instrument="product_id",
+        ),
         MessageType("heartbeat", "control", description="Keepalive, where subscribed."),
         MessageType("info", "control", description="Sent on connecting."),
         MessageType("subscribed", "control", description="A subscription is accepted."),

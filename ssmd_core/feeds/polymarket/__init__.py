@@ -20,7 +20,13 @@ POLYMARKET = Feed(
     message_types=MESSAGE_TYPES,
     route=route,
     # No documented cap since 2025-05; 500 tokens a connection and about ten connections an address are in use.
-    limits=Limits(instruments_per_connection=500, instruments_per_command=500, commands_per_s=5, connect_spacing_s=2.0),
+    limits=Limits(
+        instruments_per_connection=500,
+        instruments_per_command=500,
+        commands_per_s=5,
+        connect_spacing_s=2.0,
+        acknowledges=False,
+    ),
     # PONG is queued behind data and came up to 9.5 s late under load, hence the patience.
     liveness=Liveness(ping_interval_s=10, ping_text="PING", pong_timeout_s=40, data_timeout_s=120, group_timeout_s=900),
     integrity_rule="polymarket_sha1",

@@ -137,18 +137,34 @@ _RESOLVED_SCHEMA = Schema(
 MESSAGE_TYPES: dict[str, MessageType] = {
     kind.name: kind
     for kind in (
-        MessageType("book", "book", _BOOK_SCHEMA, "A token's whole book."),
+        MessageType("book", "book", _BOOK_SCHEMA, "A token's whole book.", instrument="asset_id"),
         MessageType(
             "price_change",
             "price_change",
             _PRICE_CHANGE_SCHEMA,
             "New sizes of price levels; a row per level. An order usually changes both tokens of a market.",
+            "timestamp_ms",
+            "asset_id",
         ),
         MessageType(
-            "last_trade_price", "last_trade_price", _TRADE_SCHEMA, "A trade; it follows the price_change it caused."
+            "last_trade_price",
+            "last_trade_price",
+            _TRADE_SCHEMA,
+            "A trade; it follows the price_change it caused.",
+            "timestamp_ms",
+            "asset_id",
         ),
-        MessageType("best_bid_ask", "best_bid_ask", _BEST_SCHEMA, "Best quotes of a token."),
-        MessageType("tick_size_change", "tick_size_change", _TICK_SCHEMA, "A token's tick size changes near 0 and 1."),
+        MessageType(
+            "best_bid_ask", "best_bid_ask", _BEST_SCHEMA, "Best quotes of a token.", "timestamp_ms", "asset_id"
+        ),
+        MessageType(
+            "tick_size_change",
+            "tick_size_change",
+            _TICK_SCHEMA,
+            "A token's tick size changes near 0 and 1.",
+            "timestamp_ms",
+            "asset_id",
+        ),
         MessageType("new_market", "new_market", _NEW_MARKET_SCHEMA, "A market opens; sent for all of them."),
         MessageType("market_resolved", "market_resolved", _RESOLVED_SCHEMA, "A market is resolved; may never come."),
     )

@@ -6,85 +6,40 @@ and the venue's control messages into `Notice`s; the connection sends the former
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
 
 from ssmd_core.feeds.base import Feed
+from ssmd_stream.capture.sessions.commands import (
+    ALL,
+    NOTHING,
+    PONG,
+    Action,
+    Command,
+    Notice,
+    Pending,
+    Reaction,
+    Subscriptions,
+    chunks,
+    compact,
+)
 
-# Stands for "every instrument of the venue" where a channel was asked for without a list.
-ALL = "*"
-
-Action = Literal["subscribe", "unsubscribe", "resubscribe"]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A frame to send.
-
-    Attributes:
-        id: number of the command on its connection, from 1.
-        text: the frame.
-        action, channel, instruments: what it asks for, for the archive.
-        attempt: 1, or more for one that is sent again.
-    """
-
-    id: int
-    text: str
-    action: Action
-    channel: str
-    instruments: tuple[str, ...]
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What a venue's message means for our subscriptions.
-
-    Attributes:
-        event: `acknowledged` and `refused` settle instruments of a channel; `resubscribe` says that a channel's
-            subscription has ended at the venue; `error` is anything else that the venue complains about.
-        channel, instruments: what it is about, "" and () if the venue does not say.
-        reason: the venue's text.
-    """
-
-    event: Literal["acknowledged", "refused", "resubscribe", "error"]
-    channel: str = ""
-    instruments: tuple[str, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reaction:
-    """What a control message leads to."""
-
-    notices: tuple[Notice, ...] = ()
-    commands: tuple[Command, ...] = ()
-    pong: bool = False
-
-
-NOTHING = Reaction()
-PONG = Reaction(pong=True)
-
-
-@dataclass(slots=True)
-class _Pending:
-    command: Command
-    waiting: set[str]
-    deadline_s: float = float("inf")
-
-
-@dataclass(slots=True)
-class Subscriptions:
-    """State of every instrument asked for on one channel."""
-
-    asked: dict[str, None] = field(default_factory=dict)
-    accepted: set[str] = field(default_factory=set)
-    refused: dict[str, str] = field(default_factory=dict)
+__all__ = [
+    "ALL",
+    "NOTHING",
+    "PONG",
+    "Action",
+    "Command",
+    "Notice",
+    "Reaction",
+    "Session",
+    "Subscriptions",
+    "chunks",
+    "compact",
+]
 
 
 class Session(ABC):
@@ -105,6 +60,12 @@ class Session(ABC):
     quiet_channels: ClassVar[frozenset[str]] = frozenset()
     """Channels that are silent for hours by nature; no watchdog unless env.yaml sets one."""
 
+    opening_kinds: ClassVar[Mapping[str, str]] = {}
+    """Message type that the venue sends for every instrument as soon as it is subscribed -> its channel."""
+
+    asked_channels: ClassVar[tuple[str, ...]] = ()
+    """Channels on which `ask` brings market data, the one that costs least first."""
+
     acknowledges: ClassVar[bool] = True
     """Whether the venue answers a subscribe command."""
 
@@ -113,7 +74,7 @@ class Session(ABC):
         self.channels = tuple(channels)
         self.options = options
         self.subscriptions: dict[str, Subscriptions] = {channel: Subscriptions() for channel in self.channels}
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._last_id = 0
         self._last_error = ""
         self._retry_size = feed.limits.instruments_per_command
@@ -183,6 +144,44 @@ class Session(ABC):
         state.accepted.clear()
         return [*self._end(channel, instruments), *self._ask(channel, instruments, "resubscribe")]
 
+    def renew(self, channel: str, instruments: Sequence[str], times: int = 0) -> list[Command]:
+        """Ask for instruments of a channel again, so that their opening messages come anew; the others stay.
+
+        Args:
+            instruments: none means all of the channel.
+            times: how often that was done shortly before.
+        """
+        del times
+        state = self.subscriptions[channel]
+        named = tuple(name for name in instruments if name in state.asked)
+        if not instruments:
+            return self.resubscribe(channel)
+        for pending in self._pending.values():
+            if pending.command.channel == channel:
+                pending.waiting.difference_update(named)
+        state.accepted.difference_update(named)
+        if not named:
+            return []
+        ended = chunks(named, self.feed.limits.instruments_per_command)
+        commands = [command for chunk in ended for command in self._unsubscribe(channel, chunk)]
+        return [*commands, *self._ask(channel, named, "resubscribe")]
+
+    def ask(self, recent: Sequence[str]) -> list[Command]:
+        """Ask for something that the venue must answer with market data, about one instrument.
+
+        Args:
+            recent: instruments of the latest messages, newest last.
+
+        Returns:
+            Nothing where nothing can be asked for now.
+        """
+        channel = self.asks
+        if not channel:
+            return []
+        accepted = self.subscriptions[channel].accepted
+        chosen = [name for name in recent if name in accepted] or [name for name in list(accepted)[:1] if name != ALL]
+        return self.renew(channel, chosen[-1:]) if chosen else []
+
     def sent(self, command: Command, now_s: float) -> None:
         """The connection sent `command` at monotonic time `now_s`; its acknowledgement is due from now.
 
@@ -215,7 +214,40 @@ class Session(ABC):
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return Reaction((Notice("error", reason=f"{kind} message cannot be read: {error}"),))
 
+    # -- what it must bring
+
+    @property
+    def asks(self) -> str:
+        """Channel on which `ask` brings data; "" if none does."""
+        return next((channel for channel in self.asked_channels if channel in self.channels), "")
+
+    @property
+    def openings(self) -> Mapping[str, str]:
+        """`opening_kinds` of the channels that are subscribed with them."""
+        return {
+            kind: channel
+            for kind, channel in self.opening_kinds.items()
+            if channel in self.channels and self.options.get(channel, {}).get("snapshot", True)
+        }
+
+    def opened(self, kind: str, payload: bytes, id_: str) -> tuple[str, ...]:
+        """Instruments that a message of one of these types opens.
+
+        Args:
+            id_: as in its route.
+        """
+        del kind, payload
+        return (id_,)
+
+    def covered(self, ids: set[str]) -> int:
+        """How many of the instruments asked for messages with these ids (as in their routes) stand for."""
+        return len(ids)
+
     # -- what became of it
+
+    def awaits(self, id_: int) -> bool:
+        """Whether the acknowledgement of this command is awaited."""
+        return id_ in self._pending
 
     @property
     def outstanding(self) -> bool:
@@ -301,7 +333,7 @@ class Session(ABC):
 
     def _expect(self, command: Command) -> Command:
         if self.acknowledges:
-            self._pending[command.id] = _Pending(command, set(command.instruments or (ALL,)))
+            self._pending[command.id] = Pending(command, set(command.instruments or (ALL,)))
         return command
 
     def _pending_for(self, channel: str, instrument: str) -> Iterator[int]:
@@ -349,14 +381,3 @@ class Session(ABC):
     def _error(self, reason: str) -> Reaction:
         self._last_error = reason
         return Reaction((Notice("error", reason=reason),))
-
-
-def chunks(items: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    """`items` in tuples of at most `size`."""
-    for start in range(0, len(items), size):
-        yield tuple(items[start : start + size])
-
-
-def compact(value: object) -> str:
-    """JSON text without blanks."""
-    return json.dumps(value, separators=(",", ":"))

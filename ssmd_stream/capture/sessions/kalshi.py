@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ssmd_core.errors import ConfigError
 from ssmd_core.feeds.base import Feed
-from ssmd_stream.capture.sessions.base import ALL, NOTHING, Command, Notice, Reaction, Session, compact
+from ssmd_stream.capture.sessions.base import ALL, NOTHING, Command, Notice, Reaction, Session, chunks, compact
 
 API_KEY = "KALSHI_API_KEY"
 PRIVATE_KEY = "KALSHI_PRIVATE_KEY"
@@ -124,6 +124,8 @@ class KalshiSession(Session):
         "event_fee_update": "market_lifecycle_v2",
     }
     quiet_channels: ClassVar = frozenset({"market_lifecycle_v2", "multivariate_market_lifecycle"})
+    opening_kinds: ClassVar = {"orderbook_snapshot": "orderbook_delta"}
+    asked_channels: ClassVar = ("orderbook_delta",)
 
     def __init__(
         self,
@@ -157,6 +159,23 @@ class KalshiSession(Session):
         params.update(self.options.get(channel, {}))
         # A repeated subscribe adds to the channel's subscription since 2025-10-01, so later chunks look like the first.
         return compact({"id": id_, "cmd": "subscribe", "params": params})
+
+    def renew(self, channel: str, instruments: Sequence[str], times: int = 0) -> list[Command]:
+        # `get_snapshot` brings a fresh book in the sid's own order and leaves the subscription alone: no deltas are
+        # lost between an end and a beginning, and one command does. If it did not help, the markets are taken off the
+        # sid and added again.
+        sid = self._sids.get(channel)
+        if channel != "orderbook_delta" or sid is None or times:
+            return super().renew(channel, instruments, times)
+        asked = self.subscriptions[channel].asked
+        named = tuple(name for name in instruments or asked if name in asked and name != ALL)
+        commands = []
+        for chunk in chunks(named, self.feed.limits.instruments_per_command):
+            id_ = self._next_id()
+            params = {"sids": [sid], "market_tickers": chunk, "action": "get_snapshot"}
+            text = compact({"id": id_, "cmd": "update_subscription", "params": params})
+            commands.append(Command(id_, text, "resubscribe", channel, chunk))
+        return commands
 
     def _unsubscribe(self, channel: str, instruments: tuple[str, ...]) -> list[Command]:
         if channel not in self._sids:

@@ -35,6 +35,8 @@ class KrakenSession(Session):
 
     groups: ClassVar = {name: name for name in ("ticker", "trade", "book", "instrument", "ohlc")}
     quiet_channels: ClassVar = frozenset({"instrument"})
+    opening_kinds: ClassVar = {"book": "book", "ticker": "ticker"}
+    asked_channels: ClassVar = ("ticker", "book")
 
     def listed(self, channel: str) -> bool:
         return channel != "instrument"

@@ -30,6 +30,8 @@ class KrakenFuturesSession(Session):
         "book": "book",
         "book_snapshot": "book",
     }
+    opening_kinds: ClassVar = {"book_snapshot": "book"}
+    asked_channels: ClassVar = ("ticker", "book")
 
     def _subscribe_text(self, id_: int, channel: str, instruments: tuple[str, ...]) -> str:
         del id_

@@ -2,7 +2,7 @@
 
 Wire facts: measured on captures of 2026; `hash` follows the recipe that gives theirs. What a venue does to
 `last_trade_price` in the hash after a trade is not known: here it becomes the trade's price, with the very text of
-the last_trade_price message, from the next message on.
+the last_trade_price message, from the next message on; that of the market's other token stays.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class PolymarketExchange(Exchange):
                 events = self._change(market, fill.change)
                 outcome = int(rng.random() < 0.5)
                 price = fill.price if outcome == 0 else _UNIT - fill.price
-                market.last = [f"{units / _UNIT:.3f}" for units in (fill.price, _UNIT - fill.price)]
+                market.last = [f"{price / _UNIT:.3f}" if n == outcome else last for n, last in enumerate(market.last)]
                 side = "BUY" if fill.buys == (outcome == 0) else "SELL"
                 token = market.tokens[outcome]
                 body = (

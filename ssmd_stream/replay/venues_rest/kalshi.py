@@ -13,19 +13,22 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ssmd_core.clock import NS_PER_S
+from ssmd_core.clock import NS_PER_S, NS_PER_US
 from ssmd_core.secmaster.status import KALSHI_QUERY
 from ssmd_stream.replay.generator.kalshi import KalshiExchange
 from ssmd_stream.replay.protocol import iso
-from ssmd_stream.replay.rest_faults import page
+from ssmd_stream.replay.rest_faults import page, remembered
 from ssmd_stream.replay.venues_rest.kalshi_exchange import ExchangeListing
 from ssmd_stream.replay.venues_rest.kalshi_listing import Entry, Json, KalshiListing, Listing, seconds_of
+from ssmd_stream.replay.venues_rest.kalshi_trades import trade_record
 from ssmd_stream.replay.venues_rest.source import RestSource, json_response
+from ssmd_stream.replay.venues_rest.tape import Tape
 
 T = TypeVar("T")
 
 BASE = "/trade-api/v2"
-MAX_MARKETS, MAX_EVENTS, MAX_FEE_CHANGES = 1_000, 200, 1_000
+MAX_MARKETS, MAX_EVENTS, MAX_FEE_CHANGES, MAX_TRADES = 1_000, 200, 1_000, 1_000
+US_PER_S = 1_000_000
 _DEFAULT_LIMIT = 100
 # The venue moves markets that settled about three months ago.
 _CUTOFF_NS = 90 * 86_400 * NS_PER_S
@@ -48,13 +51,14 @@ def add_routes(app: web.Application, source: RestSource) -> None:
     if not isinstance(listing, Listing):
         exchange = source.exchange
         listing = ExchangeListing(exchange, source.now_ns) if isinstance(exchange, KalshiExchange) else KalshiListing()
-    _Api(listing, source.now_ns).add_to(app)
+    _Api(listing, source.now_ns, source.tape).add_to(app)
 
 
 class _Api:
-    def __init__(self, listing: Listing, now_ns: Callable[[], int]) -> None:
+    def __init__(self, listing: Listing, now_ns: Callable[[], int], tape: Tape) -> None:
         self._listing = listing
         self._now_ns = now_ns
+        self._tape = tape
 
     def add_to(self, app: web.Application) -> None:
         routes: dict[str, Callable[[web.Request], web.Response]] = {
@@ -66,6 +70,8 @@ class _Api:
             "/events/fee_changes": self._event_fee_changes,
             "/events/{ticker}": self._event,
             "/markets": self._markets,
+            "/markets/trades": self._trades,
+            "/historical/trades": self._historical_trades,
             "/markets/{ticker}": self._market,
             "/historical/cutoff": self._cutoff,
             "/historical/markets": self._historical_markets,
@@ -160,6 +166,27 @@ class _Api:
 
     def _historical_market(self, request: web.Request) -> web.Response:
         return _market_of(self._listing.historical_markets(), request.match_info["ticker"])
+
+    # -- trades
+
+    def _trades(self, request: web.Request) -> web.Response:
+        cutoff_us = (self._now_ns() - _CUTOFF_NS) // NS_PER_US
+        return self._some_trades(request, lambda time_us: time_us >= cutoff_us)
+
+    def _historical_trades(self, request: web.Request) -> web.Response:
+        cutoff_us = (self._now_ns() - _CUTOFF_NS) // NS_PER_US
+        return self._some_trades(request, lambda time_us: time_us < cutoff_us)
+
+    def _some_trades(self, request: web.Request, stands_here: Callable[[int], bool]) -> web.Response:
+        low_s, high_s = _epoch(request, "min_ts"), _epoch(request, "max_ts")
+        found = [
+            trade
+            for trade in remembered(request, self._tape.trades(request.query.get("ticker")))
+            if stands_here(trade.time_us)
+            and (low_s is None or trade.time_us >= low_s * US_PER_S)
+            and (high_s is None or trade.time_us <= high_s * US_PER_S)
+        ]
+        return _paged(request, "trades", found[::-1], MAX_TRADES, trade_record)
 
     def _cutoff(self, request: web.Request) -> web.Response:
         del request

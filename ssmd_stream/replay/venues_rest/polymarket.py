@@ -5,6 +5,8 @@
 (default true); events also `end_date_min`; markets also `condition_ids`, `clob_token_ids`, `volume_num_min` and
 `liquidity_num_min`.
 
+`GET /trades` is data-api's, which has a host of its own at the venue.
+
 A `listing` is an array of event objects with their `markets`.
 """
 
@@ -21,6 +23,7 @@ from ssmd_stream.replay.generator.gamma import gamma_events, gamma_market
 from ssmd_stream.replay.generator.polymarket import PolymarketExchange
 from ssmd_stream.replay.recording import Recording
 from ssmd_stream.replay.rest_faults import page
+from ssmd_stream.replay.venues_rest import polymarket_trades
 from ssmd_stream.replay.venues_rest.source import RestSource, json_response, number_of
 
 BASE = ""
@@ -53,6 +56,7 @@ def add_routes(app: web.Application, source: RestSource) -> None:
     for name, found, most in (("events", some_events, MAX_EVENTS), ("markets", some_markets, MAX_MARKETS)):
         app.router.add_get(f"/{name}", _by_offset(found, most))
         app.router.add_get(f"/{name}/keyset", _by_cursor(name, found, most))
+    polymarket_trades.add_routes(app, source)
 
 
 def _by_offset(found: Found, most: int) -> Callable[[web.Request], Any]:

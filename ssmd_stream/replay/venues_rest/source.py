@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import orjson
 from aiohttp import web
 
 from ssmd_stream.replay.protocol import Exchange
 from ssmd_stream.replay.recording import Recording
+from ssmd_stream.replay.venues_rest.tape import Tape
+
+_EXACT = msgspec.json.Encoder(decimal_format="number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +26,14 @@ class RestSource:
         listing: what a test hands to `ReplayServer(listing=...)`; each venue's module says of which type.
         exchange: the generated market, if there is one.
         recording: the recording that is being played, if there is one.
+        tape: the trades that have been sent.
     """
 
     now_ns: Callable[[], int]
     listing: Any = None
     exchange: Exchange | None = None
     recording: Recording | None = None
+    tape: Tape = field(default_factory=lambda: Tape(""))
 
 
 def number_of(request: web.Request, name: str, default: int) -> int:
@@ -39,3 +45,8 @@ def number_of(request: web.Request, name: str, default: int) -> int:
 def json_response(value: object, status: int = 200) -> web.Response:
     """A JSON body."""
     return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
+
+
+def exact_response(value: object) -> web.Response:
+    """A JSON body in which each `Decimal` is a number with just these digits."""
+    return web.Response(body=_EXACT.encode(value), content_type="application/json")

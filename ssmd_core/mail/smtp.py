@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 
-from ssmd_api.cli.tables import shown
-from ssmd_api.mail.render import Mail
 from ssmd_core.errors import ConfigError, SsmdError
+from ssmd_core.mail.render import Mail
+from ssmd_core.text import shown
 
 _TIMEOUT_S = 20.0
 _TLS_PORT, _SUBMISSION_PORT = 465, 587
@@ -22,6 +22,10 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,25
 
 class MailError(SsmdError):
     """A mail that was not taken by the server, or not for everybody."""
+
+
+class PartlyRefusedError(MailError):
+    """A mail that the server took for some of its recipients: sent again, those would get it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def _send(message: EmailMessage, settings: SmtpSettings, where: str) -> None:
         if settings.user:
             client.login(settings.user, settings.password)
         if refused := client.send_message(message):
-            raise MailError(f"{where} delivers to some only, not to {_refused(refused)}")
+            raise PartlyRefusedError(f"{where} delivers to some only, not to {_refused(refused)}")
 
 
 def _message(mail: Mail, settings: SmtpSettings) -> EmailMessage:
@@ -120,8 +124,18 @@ def _message(mail: Mail, settings: SmtpSettings) -> EmailMessage:
     message["Date"] = formatdate()
     message["Message-ID"] = make_msgid(domain=settings.sender.rpartition("@")[2])
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(mail.text)
-    message.add_alternative(mail.html, subtype="html")
+    # Left to itself the library looks at ten lines only, and may choose the one that makes three bytes of each.
+    encodings = [None if part.isascii() else "base64" for part in (mail.text, mail.html)]
+    message.set_content(mail.text, cte=encodings[0])
+    message.add_alternative(mail.html, subtype="html", cte=encodings[1])
+    if mail.images:
+        # multipart/related around the HTML alone: readers of the plain text get no attachments.
+        page = message.get_body(("html",))
+        assert page is not None
+        for image in mail.images:
+            page.add_related(
+                image.png, "image", "png", cid=f"<{image.cid}>", filename=f"{image.cid}.png", disposition="inline"
+            )
     return message
 
 

@@ -12,18 +12,39 @@ from decimal import Decimal
 from html import escape
 from typing import Any
 
-from ssmd_api.cli.tables import shown
+from ssmd_core.text import shown
 
 _STYLE = (
-    ":root{color-scheme:light dark}"
-    "body{font:14px/1.5 system-ui,sans-serif;margin:1.5rem}"
-    "h1{font-size:1.25rem}h2{font-size:1rem;margin:1.5rem 0 .5rem}"
+    ":root{color-scheme:light dark;supported-color-schemes:light dark}"
+    "body{font:15px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;margin:0;padding:16px}"
+    "h1{font-size:1.25rem;line-height:1.5;margin:0 0 .5rem}h2{font-size:1.05rem;margin:1.75rem 0 .5rem}"
+    "p,ul,ol{margin:.4rem 0}ul,ol{padding-left:1.4rem}li{margin:.25rem 0}"
     "table{border-collapse:collapse}"
     "th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8888}"
+    ".plain td{border:0;padding:0}"
     ".number{text-align:right;font-variant-numeric:tabular-nums}"
     ".count{border:1px solid #8888;border-radius:1rem;padding:0 .5rem;font-weight:normal}"
-    "footer{margin-top:1.5rem;font-size:.85rem}"
+    ".quiet{font-size:.85rem;opacity:.75}"
+    "footer{margin-top:1.75rem;font-size:.85rem}"
 )
+# Dark enough for white letters, or light enough for black ones (at least 4.5:1), on either ground.
+_BADGES = {"GREEN": ("#2e7d32", "#fff"), "YELLOW": ("#f9a825", "#000"), "RED": ("#c62828", "#fff")}
+_OTHER_BADGE = ("#616161", "#fff")
+# Tables of eight columns need a desk's screen.
+_TABLES_WIDTH_PX = 1_400
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in the HTML part, where it stands as `<img src="cid:{cid}">`.
+
+    Attributes:
+        cid: its content id: ASCII letters, digits, `-`, `.` and `@`.
+        png: the file.
+    """
+
+    cid: str
+    png: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +68,48 @@ class Mail:
 
     Attributes:
         html, text: the same in both forms.
+        images: what the HTML shows.
     """
 
     subject: str
     html: str
     text: str
+    images: tuple[Image, ...] = ()
+
+
+def page(subject: str, body: str, text: str, images: Sequence[Image] = (), *, width_px: int = 600) -> Mail:
+    """A mail of one column.
+
+    Args:
+        subject: becomes one line, whatever stands in it.
+        body: HTML, escaped where it must be.
+        text: the same as plain text.
+        width_px: of the column, where the screen is not narrower.
+    """
+    title = " ".join(shown(subject).splitlines())
+    html = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        f'<meta name="supported-color-schemes" content="light dark">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>"
+        f'<div style="max-width:{width_px}px;margin:0 auto;overflow-wrap:break-word">'
+        f"{body}</div></body></html>\n"
+    )
+    # An e-mail header ends at each of the eleven ends of a line that Unicode knows.
+    return Mail(title, html, text, tuple(images))
+
+
+def badge(word: str, colour: str = "") -> str:
+    """A word on a coloured ground: `GREEN`, `YELLOW` or `RED`, else grey.
+
+    Args:
+        colour: the ground's, if it is another than the word's own.
+    """
+    ground, letters = _BADGES.get(colour or word, _OTHER_BADGE)
+    return (
+        f'<span style="background:{ground};color:{letters};border-radius:4px;padding:2px 8px;font-size:14px;'
+        f'font-weight:bold;letter-spacing:.03em;white-space:nowrap">{escape(shown(word))}</span>'
+    )
 
 
 def mail(subject: str, title: str, sections: Sequence[Section], footer: str, *, max_rows: int) -> Mail:
@@ -62,14 +120,8 @@ def mail(subject: str, title: str, sections: Sequence[Section], footer: str, *, 
     """
     html = "".join(_html(section, max_rows) for section in sections)
     text = "\n".join(_text(section, max_rows) for section in sections)
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(shown(title))}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{escape(shown(title))}</h1>{html}"
-        f"<footer>{escape(shown(footer))}</footer></body></html>\n"
-    )
-    # An e-mail header ends at each of the eleven ends of a line that Unicode knows.
-    return Mail(" ".join(shown(subject).splitlines()), page, f"{shown(title)}\n\n{text}\n{shown(footer)}\n")
+    body = f"<h1>{escape(shown(title))}</h1>{html}<footer>{escape(shown(footer))}</footer>"
+    return page(subject, body, f"{shown(title)}\n\n{text}\n{shown(footer)}\n", width_px=_TABLES_WIDTH_PX)
 
 
 def _html(section: Section, max_rows: int) -> str:

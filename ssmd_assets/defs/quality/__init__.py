@@ -1,0 +1,1 @@
+"""Scores, reconciliation, reports, and the sensors that tell somebody."""

@@ -1,0 +1,180 @@
+"""Diagnosis and volume reports of a day: Markdown in the metadata, the whole in `/v1/reports`, and a mail."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ssmd_assets.defs.quality.reconciliation import RECONCILIATION_KEY
+from ssmd_assets.defs.quality.scores import FRESHNESS, GROUP, SCORES_KEY
+from ssmd_assets.defs.resources import Environment
+from ssmd_assets.lib.database import with_database
+from ssmd_assets.lib.keys import OWNERS, STREAMS, dataset_key
+from ssmd_assets.lib.text import visible
+from ssmd_assets.partitions import DAILY
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from ssmd_core.mail.render import Mail
+    from ssmd_core.reports.collect import RunFailure
+    from ssmd_core.reports.store import Made, Report
+
+DIAGNOSIS_KEY = dg.AssetKey(["quality", "diagnosis_report"])
+VOLUME_KEY = dg.AssetKey(["quality", "volume_report"])
+_DAYS = 7
+_MAX_FAILURES = 200
+_REASON_CHARS = 500
+
+
+class ReportConfig(dg.Config):
+    """Run config.
+
+    Attributes:
+        force: ask the model again for what it was asked before, and also when all is green.
+        mail: send the report if a mail server is set.
+    """
+
+    force: bool = False
+    mail: bool = True
+
+
+@dg.asset(
+    key=DIAGNOSIS_KEY,
+    deps=[SCORES_KEY, RECONCILIATION_KEY],
+    partitions_def=DAILY,
+    description=(
+        "What was wrong with a day's data, why, and what to do; every claim cites rows that exist. Written by a model "
+        "where ANTHROPIC_API_KEY is set, else by rules."
+    ),
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "anthropic"},
+    freshness_policy=FRESHNESS,
+)
+def diagnosis_report(
+    context: dg.AssetExecutionContext, config: ReportConfig, environment: Environment
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Diagnose one day."""
+    from ssmd_core.reports.diagnosis import diagnose
+    from ssmd_core.reports.mails import diagnosis_mail_of
+    from ssmd_core.reports.model import ModelSettings
+
+    settings = environment.settings()
+    day = date.fromisoformat(context.partition_key)
+    failures = _run_failures(context.instance, day)
+    model = ModelSettings.from_environment(os.environ)
+
+    async def work(connection: "psycopg.AsyncConnection") -> "Made":
+        return await diagnose(connection, day, model=model, run_failures=failures, force=config.force)
+
+    made = with_database(settings, f"diagnosis of {day}", work)
+    yield _result(context, made, diagnosis_mail_of if config.mail else None)
+
+
+@dg.asset(
+    key=VOLUME_KEY,
+    deps=[dataset_key(feed, stream, feed.trades.message_type) for feed, stream in STREAMS],
+    partitions_def=DAILY,
+    description="What was traded on a day, feed by feed and never summed across them, and what stands out.",
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "anthropic"},
+    freshness_policy=FRESHNESS,
+)
+def volume_report(
+    context: dg.AssetExecutionContext, config: ReportConfig, environment: Environment
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Report one day's volume."""
+    from ssmd_core.datasets.coverage import Manifests
+    from ssmd_core.db.connect import now_of
+    from ssmd_core.reports.mails import volume_mail_of
+    from ssmd_core.reports.model import ModelSettings
+    from ssmd_core.reports.volume import analyze_volume
+    from ssmd_core.reports.volume_inputs import read_volumes, with_titles
+
+    settings = environment.settings()
+    day = date.fromisoformat(context.partition_key)
+    now = now_of(settings.clock)
+    volumes = read_volumes(Manifests(settings.archive_root, settings.dataset_root), day, now)
+    model = ModelSettings.from_environment(os.environ)
+
+    async def work(connection: "psycopg.AsyncConnection") -> "Made":
+        inputs = await with_titles(connection, volumes, now)
+        return await analyze_volume(connection, day, inputs, model=model, force=config.force)
+
+    made = with_database(settings, f"volumes of {day}", work)
+    yield _result(context, made, volume_mail_of if config.mail else None)
+
+
+def _result(
+    context: dg.AssetExecutionContext, made: "Made", mail_of: Callable[["Report"], "Mail"] | None
+) -> dg.MaterializeResult[None]:
+    report = made.report
+    metadata: dict[str, Any] = {
+        "report": dg.MetadataValue.md(report.markdown),
+        "status": report.status,
+        "source": report.source,
+        "note": visible(report.note),
+        "input_sha256": report.input_sha256,
+        "model": report.model or "none",
+        "stop_reason": report.stop_reason or "none",
+        "input_tokens": report.input_tokens or 0,
+        "output_tokens": report.output_tokens or 0,
+        "cost_usd": str(report.cost_usd) if report.cost_usd is not None else "unknown",
+        "dropped_claims": report.dropped_claims or 0,
+        "asked": made.asked,
+        "cached": made.cached,
+    }
+    if mail_of is not None and not made.cached:
+        metadata["mail"] = _send(context, mail_of(report), os.environ)
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(report.input_sha256))
+
+
+def _send(context: dg.AssetExecutionContext, mail: "Mail", environment: Mapping[str, str]) -> str:
+    """Send where a mail server is set; a mail that cannot be sent is no reason to fail a report that was written."""
+    from ssmd_core.errors import ConfigError
+    from ssmd_core.mail.smtp import MailError, SmtpSettings, send
+
+    if not environment.get("SMTP_HOST"):
+        return "not sent: SMTP_HOST is not set"
+    try:
+        smtp = SmtpSettings.from_environment(environment)
+        send(mail, smtp)
+    except (ConfigError, MailError) as error:
+        context.log.error(f"the mail was not sent: {visible(str(error))}")
+        return f"not sent: {visible(str(error))}"
+    return f"sent to {', '.join(smtp.recipients)}"
+
+
+def _run_failures(instance: dg.DagsterInstance, day: date) -> list["RunFailure"]:
+    """Runs that failed in the week up to the day, newest first."""
+    from ssmd_core.reports.collect import RunFailure
+
+    end = datetime.combine(day, time(), UTC) + timedelta(days=1)
+    records = instance.get_run_records(
+        dg.RunsFilter(
+            statuses=[dg.DagsterRunStatus.FAILURE], created_after=end - timedelta(days=_DAYS), created_before=end
+        ),
+        limit=_MAX_FAILURES,
+    )
+    return [
+        RunFailure(
+            run_id=record.dagster_run.run_id,
+            job=record.dagster_run.job_name,
+            hour=record.dagster_run.tags.get("dagster/partition", ""),
+            error=_reason(instance, record.dagster_run.run_id),
+        )
+        for record in records
+    ]
+
+
+def _reason(instance: dg.DagsterInstance, run_id: str) -> str:
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1).records
+    if not records or records[0].event_log_entry.dagster_event is None:
+        return "no reason is known"
+    error = records[0].event_log_entry.dagster_event.step_failure_data.error
+    text = (error.cause.message if error.cause else error.message) if error else "no reason is known"
+    return visible(text.strip()[:_REASON_CHARS])

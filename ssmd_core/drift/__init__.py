@@ -1,0 +1,1 @@
+"""The drift sentinel: what a venue's messages look like, and what has changed."""

@@ -1,0 +1,352 @@
+"""Polymarket's integrity rule: every book and every price change against the venue's SHA-1 of the full book.
+
+The one check is `book`, of a token. There is no sequence number, so a loss shows at the first hash after it that is
+not ours, and is over with the next one that is: the hash covers the whole book. A loss that the next message makes good
+(the same level set again, nothing else missing) leaves no trace and no wrong book behind.
+
+A hash also covers the last trade price. The message about a trade comes after the change that the trade caused, so a
+hash that does not fit is kept until the next one that does, and tried again with what was learned in between.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ssmd_core.feeds.polymarket.book import TokenBook
+from ssmd_core.feeds.polymarket.followed import MAX_TRIES, Epoch, Suspect, Token
+from ssmd_core.feeds.polymarket.live import LivePolymarket
+from ssmd_core.feeds.polymarket.order import in_order
+from ssmd_core.feeds.polymarket.replay import PolymarketReplay
+from ssmd_core.feeds.polymarket.saved import SavedToken, load, save
+from ssmd_core.feeds.polymarket.wire import Change, Message, read_line
+from ssmd_core.messages.control import is_control
+from ssmd_core.messages.lines import Line
+from ssmd_core.proof.rules import Findings, Hole, HourChunk
+from ssmd_core.proof.verdicts import MINUTE_US, Verdicts
+
+BOOKS: Final = "book"
+
+# So many hashes in a row that fit nothing are not explained by a trade any more.
+_MAX_SUSPECTS: Final = 8
+
+
+def hour_rule(state: bytes | None) -> PolymarketRule:
+    """The rule of one hour; see `proof.rules`."""
+    return PolymarketRule(state)
+
+
+def live_check() -> LivePolymarket:
+    """The check of one connection; see `proof.rules`."""
+    return LivePolymarket()
+
+
+def book_replay(instrument: str, state: bytes | None) -> PolymarketReplay:
+    """A replay of one token's book; see `proof.rules`."""
+    return PolymarketReplay(instrument, state)
+
+
+class _Control(msgspec.Struct):
+    event: str
+    instruments: list[str] = []
+
+
+class _Wrapped(msgspec.Struct):
+    ssmd: _Control
+
+
+_CONTROL: Final = msgspec.json.Decoder(_Wrapped)
+
+
+class PolymarketRule:
+    """Implements `rules.HourRule`. A price change takes 10 µs per entry, half of it SHA-1 over 4 KB.
+
+    Args:
+        state: what the hour before left.
+
+    Raises:
+        ValueError: that is not a state.
+    """
+
+    def __init__(self, state: bytes | None) -> None:
+        self._verdicts = Verdicts()
+        self._epochs: dict[str, Epoch] = {}
+        self._seen: set[str] = set()
+        if state is None:
+            return
+        tokens, intervals, ended = load(state)
+        self._verdicts.restore(intervals)
+        for name, token in tokens:
+            known = self._epochs.setdefault(name, Epoch()).tokens[token.book.asset_id] = Token(token.book)
+            known.good_us, known.broken = token.good_us, token.broken
+            known.traded, known.tries = token.traded, token.tries
+        for name, asset_id in ended:
+            self._epochs.setdefault(name, Epoch()).ended.add(asset_id)
+        for asset_id, _, name, *_, reason, _ in intervals:
+            if reason == "no_snapshot":
+                self._epochs.setdefault(name, Epoch()).blind.add(asset_id)
+
+    def take(self, chunk: HourChunk) -> None:
+        """See `HourRule`."""
+        for table in chunk.tables.values():
+            self._seen.update(table["_epoch"].unique().to_pylist())
+        for kind, what in in_order(chunk):
+            if isinstance(what, Hole):
+                self._hole(what)
+            elif isinstance(what, Line):
+                self._seen.add(what.epoch)
+                if is_control(what.payload):
+                    self._control(what)
+            elif (message := read_line(chunk.line(what))) is not None:
+                epoch = self._epochs.get(message.epoch)
+                if epoch is None:
+                    epoch = self._epochs[message.epoch] = Epoch()
+                if kind == "price_change":
+                    self._change(epoch, message)
+                elif kind == "book":
+                    self._book(epoch, message)
+                elif (token := epoch.tokens.get(message.asset_id)) is not None:
+                    token.traded = True
+                    if kind == "last_trade_price":
+                        token.book.traded(message.price)
+                    elif message.new_tick_size:
+                        token.book.tick_changed(message.new_tick_size)
+
+    def finish(self, start_us: int, end_us: int) -> Findings:
+        """See `HourRule`."""
+        self._decide()
+        return self._verdicts.findings(start_us, end_us, {})
+
+    def state(self) -> bytes:
+        """See `HourRule`. Connections of which the whole hour held nothing are left out."""
+        self._decide()
+        kept = {name: epoch for name, epoch in self._epochs.items() if name in self._seen}
+        return save(
+            [
+                (name, SavedToken(token.book, token.good_us, token.broken, token.traded, token.tries))
+                for name, epoch in kept.items()
+                for token in epoch.tokens.values()
+            ],
+            [interval for interval in self._verdicts.open_intervals() if interval[2] in kept],
+            [(name, asset_id) for name, epoch in kept.items() for asset_id in epoch.ended],
+        )
+
+    # -- messages
+
+    def _book(self, epoch: Epoch, message: Message) -> None:
+        asset_id, recv_us, name = message.asset_id, message.recv_us, message.epoch
+        token = epoch.tokens.get(asset_id)
+        if token is None:
+            token = epoch.tokens[asset_id] = Token(TokenBook(message.market, asset_id))
+            epoch.ended.discard(asset_id)
+            epoch.blind.discard(asset_id)
+        book = token.book
+        token.clean = False
+        self._resolve(name, token, recv_us)
+        readable = book.replace_levels(*message.levels())
+        book.changed_us, book.changed_nats = recv_us, message.nats_seq
+        book.opened(message.tick_size, message.last_trade_price)
+        self._verdicts.trust(name, asset_id, BOOKS, recv_us)
+        token.broken, token.traded, token.good_us, token.tries = False, False, recv_us, MAX_TRIES
+        fits = readable and bool(message.hash) and book.fits(book.hashed(message.timestamp), message.hash or "")
+        self._verdicts.count(name, asset_id, BOOKS, recv_us, passed=int(fits), unverifiable=int(not fits))
+        if not fits:
+            detail = f"no settings that we know give hash {message.hash!r:.60} of the book"
+            self._no_check(name, asset_id, recv_us, message.nats_seq, detail)
+
+    def _change(self, epoch: Epoch, message: Message) -> None:
+        tokens = epoch.tokens
+        entries = message.entries()
+        newest: dict[str, Change] = {}
+        for entry in entries:
+            asset_id = entry.asset_id or message.asset_id
+            newest[asset_id] = entry
+            token = tokens.get(asset_id)
+            if token is not None:
+                token.book.put(entry.side, entry.price, entry.size)
+        recv_us = message.recv_us
+        for asset_id, entry in newest.items():
+            token = tokens.get(asset_id)
+            if token is None:
+                self._blind(epoch, asset_id, message)
+                continue
+            book = token.book
+            book.changed_us, book.changed_nats = recv_us, message.nats_seq
+            expected = entry.hash or message.hash or ""
+            if book.settings is None and token.tries <= 0:
+                fits = None
+            else:
+                hashed = book.hashed(message.timestamp)
+                fits = book.fits(hashed, expected)
+            if fits:
+                self._fits(message.epoch, token, recv_us)
+            elif book.settings is None or not expected:
+                token.tries -= 1
+                fits = None
+                self._verdicts.count(message.epoch, asset_id, BOOKS, recv_us, unverifiable=1)
+            elif token.broken:
+                self._verdicts.count(message.epoch, asset_id, BOOKS, recv_us, failed=1)
+            else:
+                token.clean = False
+                token.suspects.append(Suspect(recv_us, message.nats_seq, hashed, expected, token.good_us))
+                if len(token.suspects) > _MAX_SUSPECTS:
+                    self._open(message.epoch, token)
+            if entry.best_bid and not book.touch_is(entry.best_bid, entry.best_ask or ""):
+                self._touch(message, token, entry, fits)
+
+    def _fits(self, epoch: str, token: Token, recv_us: int) -> None:
+        """The hash is ours: the whole book is right, whatever was before."""
+        if not token.clean:
+            self._resolve(epoch, token, recv_us)
+            self._verdicts.trust(epoch, token.book.asset_id, BOOKS, recv_us)
+            token.broken, token.clean = False, True
+        token.traded, token.good_us = False, recv_us
+        minute = recv_us // MINUTE_US
+        if minute != token.minute:
+            self._count_passed(epoch, token)
+            token.minute = minute
+        token.passed += 1
+
+    def _count_passed(self, epoch: str, token: Token) -> None:
+        """Tell what has been counted in the token, a minute at a time: that is a tenth of the cost."""
+        passed, token.passed = token.passed, 0
+        if passed:
+            at_us = token.minute * MINUTE_US
+            self._verdicts.count(epoch, token.book.asset_id, BOOKS, at_us, messages=passed, passed=passed)
+
+    def _resolve(self, epoch: str, token: Token, recv_us: int) -> None:
+        """Judge the hashes that did not fit, with the settings that fit now; the book is right again at `recv_us`."""
+        if not token.suspects:
+            return
+        suspects, token.suspects = token.suspects, []
+        asset_id = token.book.asset_id
+        for suspect in suspects:
+            if token.book.fits(suspect.hashed, suspect.expected):
+                self._verdicts.count(epoch, asset_id, BOOKS, suspect.recv_us, passed=1)
+                self._verdicts.trust(epoch, asset_id, BOOKS, suspect.recv_us)
+                token.good_us = suspect.recv_us
+            else:
+                self._fail(epoch, token, suspect)
+        self._verdicts.trust(epoch, asset_id, BOOKS, recv_us)
+
+    def _fail(self, epoch: str, token: Token, suspect: Suspect) -> None:
+        self._verdicts.count(epoch, token.book.asset_id, BOOKS, suspect.recv_us, failed=1)
+        self._verdicts.distrust(
+            epoch,
+            token.book.asset_id,
+            BOOKS,
+            from_us=token.good_us,
+            nats_seq=suspect.nats,
+            reason="checksum",
+            detail=f"the venue's hash of the book is {suspect.expected!r:.60}, not ours",
+        )
+
+    def _open(self, epoch: str, token: Token) -> None:
+        """No hash that fits has come: the book is broken, unless a trade explains the one that did not."""
+        suspects, token.suspects = token.suspects, []
+        if token.traded and len(suspects) == 1:
+            suspect = suspects[0]
+            self._verdicts.count(epoch, token.book.asset_id, BOOKS, suspect.recv_us, unverifiable=1)
+            detail = f"after a trade the venue's hash is {suspect.expected!r:.60}; none that we know of fits"
+            self._no_check(epoch, token.book.asset_id, token.good_us, suspect.nats, detail)
+            return
+        for suspect in suspects:
+            self._fail(epoch, token, suspect)
+        token.broken = True
+
+    def _decide(self) -> None:
+        for name, epoch in self._epochs.items():
+            for token in epoch.tokens.values():
+                self._count_passed(name, token)
+                if token.suspects:
+                    self._open(name, token)
+
+    def _touch(self, message: Message, token: Token, entry: Change, fits: bool | None) -> None:
+        """The best prices that the venue states are not those of the book."""
+        asset_id, epoch, recv_us = token.book.asset_id, message.epoch, message.recv_us
+        if fits is False:
+            # The hash has said so.
+            return
+        detail = f"best bid and ask are {entry.best_bid!r:.40} and {entry.best_ask!r:.40}, not those of the book"
+        self._verdicts.count(epoch, asset_id, BOOKS, recv_us, messages=0, failed=1)
+        if fits is None:
+            token.clean = False
+            # An interval without a check is told as what it is now.
+            self._verdicts.trust(epoch, asset_id, BOOKS, recv_us)
+            token.broken = True
+        self._verdicts.distrust(
+            epoch,
+            asset_id,
+            BOOKS,
+            from_us=recv_us if fits else token.good_us,
+            nats_seq=message.nats_seq,
+            reason="touch",
+            detail=detail,
+        )
+        if fits:
+            self._verdicts.trust(epoch, asset_id, BOOKS, recv_us)
+
+    def _blind(self, epoch: Epoch, asset_id: str, message: Message) -> None:
+        self._verdicts.count(message.epoch, asset_id, BOOKS, message.recv_us, unverifiable=1)
+        if asset_id not in epoch.blind and asset_id not in epoch.ended:
+            epoch.blind.add(asset_id)
+            self._verdicts.distrust(
+                message.epoch,
+                asset_id,
+                BOOKS,
+                from_us=message.recv_us,
+                nats_seq=message.nats_seq,
+                reason="no_snapshot",
+                detail="price change of a token before any book",
+            )
+
+    def _no_check(self, epoch: str, asset_id: str, from_us: int, nats: int, detail: str) -> None:
+        self._verdicts.distrust(
+            epoch, asset_id, BOOKS, from_us=from_us, nats_seq=nats, reason="no_check", detail=detail
+        )
+
+    # -- the connection
+
+    def _hole(self, hole: Hole) -> None:
+        epoch = self._epochs.get(hole.epoch)
+        for token in epoch.tokens.values() if epoch is not None else ():
+            if token.suspects:
+                self._open(hole.epoch, token)
+            token.broken, token.clean = True, False
+            self._verdicts.distrust(
+                hole.epoch,
+                token.book.asset_id,
+                BOOKS,
+                from_us=hole.before_us,
+                nats_seq=hole.nats_seq,
+                reason="archive_hole",
+                detail=f"{hole.missing} messages after ordinal {hole.after_ordinal} are not in the archive",
+            )
+
+    def _control(self, line: Line) -> None:
+        try:
+            said = _CONTROL.decode(line.payload).ssmd
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return
+        epoch = self._epochs.get(line.epoch)
+        if epoch is None:
+            return
+        if said.event == "closed":
+            for asset_id in (*epoch.tokens, *epoch.blind):
+                self._end(line, epoch, asset_id)
+            del self._epochs[line.epoch]
+        elif said.event == "unsubscribe":
+            everything = [*epoch.tokens, *epoch.blind] if "*" in said.instruments else said.instruments
+            for asset_id in everything:
+                self._end(line, epoch, asset_id)
+                epoch.ended.add(asset_id)
+
+    def _end(self, line: Line, epoch: Epoch, asset_id: str) -> None:
+        token = epoch.tokens.pop(asset_id, None)
+        epoch.blind.discard(asset_id)
+        if token is not None:
+            self._count_passed(line.epoch, token)
+            if token.suspects:
+                self._open(line.epoch, token)
+        self._verdicts.trust(line.epoch, asset_id, BOOKS, line.recv_us)

@@ -1,0 +1,117 @@
+"""When a stream's connections should have been open and were not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ssmd_core.proof.ordinals import UNSTAMPED
+from ssmd_core.proof.subscriptions import OWN, SILENCE_US, Story, Subscriptions
+from ssmd_core.proof.word import Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When an epoch was open, within the hour."""
+
+    story: Story
+    from_us: int
+    to_us: int
+
+
+def lives(subscriptions: Subscriptions, end_us: int) -> dict[str, Life]:
+    """When every epoch was open.
+
+    One without a closing event was open until its last message, or to the hour's end if it is its connection's newest
+    and the connector itself was alive then: a quiet market says nothing for minutes.
+    """
+    stories = subscriptions.stories.values()
+    own = [story for story in stories if story.connection == OWN]
+    newest_own = max(own, key=lambda story: (story.begins_us, story.first_us), default=None)
+    alive = newest_own is not None and newest_own.closed_us is None and newest_own.last_us >= end_us - SILENCE_US
+    newest: dict[str, Story] = {}
+    for story in stories:
+        known = newest.get(story.connection)
+        if known is None or (story.begins_us, story.first_us) >= (known.begins_us, known.first_us):
+            newest[story.connection] = story
+    found = {}
+    for story in stories:
+        to_us = story.closed_us
+        if to_us is None:
+            of_living_process = newest_own is not None and (
+                story is newest_own or (story.connection != OWN and story.begins_us >= newest_own.begins_us)
+            )
+            is_open = alive and newest[story.connection] is story and of_living_process
+            to_us = end_us if is_open else story.last_us
+        found[story.name] = Life(story, min(story.begins_us, to_us), min(to_us, end_us))
+    return found
+
+
+def gaps(
+    subscriptions: Subscriptions, found: dict[str, Life], start_us: int, end_us: int, carried: Collection[str]
+) -> list[Seen]:
+    """Times in which a connection should have been open and was not; `count` is in whole seconds, rounded up.
+
+    A connection is due from the hour's start, or, if it came with instruments that were wanted later, from then. It is
+    due to the hour's end, unless it closed when nothing was asked for on it any more.
+
+    Args:
+        carried: connections that were open when the hour before ended.
+    """
+    if not any(life.story.speaks for life in found.values()):
+        return []  # nothing shows when they were open
+    by_connection: dict[str, list[Life]] = {name: [] for name in carried}
+    for life in found.values():
+        if life.story.connection not in (OWN, UNSTAMPED):
+            by_connection.setdefault(life.story.connection, []).append(life)
+    restarts = sorted(life.from_us for life in found.values() if life.story.connection == OWN and life.story.opened)
+    if not by_connection and subscriptions.wants:
+        by_connection["c0"] = []
+    seen = []
+    for name, of_name in sorted(by_connection.items()):
+        of_name.sort(key=lambda life: (life.from_us, life.to_us))
+        due_us = start_us if name in carried or not of_name else _due_from(of_name[0], subscriptions.wanted, start_us)
+        last_us = end_us
+        if not of_name and restarts and name in carried:
+            last_us = restarts[0]  # the connector that came then has fewer connections
+        open_to_us, before = due_us, ""
+        for life in of_name:
+            if life.from_us > open_to_us:
+                seen.append(_gap(name, open_to_us, life.from_us, before, f"seq:{life.story.open_seq}"))
+            open_to_us = max(open_to_us, life.to_us)
+            before = f"seq:{life.story.last_seq}"
+        retired = bool(of_name) and of_name[-1].story.done
+        if open_to_us < last_us and not retired:
+            seen.append(_gap(name, open_to_us, last_us, before, ""))
+    return seen
+
+
+def overlapping_connectors(found: dict[str, Life]) -> list[Seen]:
+    """Times in which two connectors said something of themselves; a restart's are one after the other."""
+    own = sorted(
+        (life for life in found.values() if life.story.connection == OWN),
+        key=lambda life: (max(life.from_us, life.story.first_us), life.to_us),
+    )
+    seen = []
+    for before, after in pairwise(own):
+        from_us = max(after.from_us, after.story.first_us)
+        to_us = min(before.story.last_us, after.story.last_us)
+        if from_us < to_us:
+            text = f"{before.story.name} and {after.story.name} for {(to_us - from_us) / 1e6:.1f} s"
+            seen.append(Seen(text, 1, from_us, to_us, [f"seq:{after.story.last_seq}"]))
+    return seen
+
+
+def _due_from(first: Life, wanted: list[int], start_us: int) -> int:
+    if not first.story.opened:
+        return start_us
+    # Instruments that came to be wanted within the hour: their connection was not due before.
+    before = [at_us for at_us in wanted if start_us < at_us <= first.from_us]
+    return before[-1] if before else start_us
+
+
+def _gap(name: str, from_us: int, to_us: int, *evidence: str) -> Seen:
+    seconds = (to_us - from_us) / 1e6
+    text = f"{name} was not open for {seconds:.1f} s"
+    return Seen(text, -(-(to_us - from_us) // 1_000_000), from_us, to_us, [text for text in evidence if text])

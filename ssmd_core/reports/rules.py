@@ -1,0 +1,241 @@
+"""A diagnosis without a model: from the codes of the reasons, the scores and their slope. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any, NamedTuple
+
+from ssmd_core.quality.formulas import GREEN_FROM
+from ssmd_core.reports.advice import ADVICE, COMPONENTS, TRADES, UNKNOWN, Advice
+from ssmd_core.reports.answers import MAX_CLAIM_CHARS
+from ssmd_core.reports.collect import DAYS
+from ssmd_core.reports.evidence import Evidence, Item, Status
+from ssmd_core.reports.texts import clean, count_of
+
+Body = dict[str, Any]
+
+# Shown of one claim; the calendar has the rest.
+_MAX_CITATIONS, _MAX_CODES, _MAX_RECOMMENDATIONS = 8, 3, 8
+_LEAST_DAYS = 3
+#: Points a day, from which a score is said to rise or fall.
+SLOPE = Decimal(1)
+_TENTH = Decimal("0.1")
+
+
+def diagnose_by_rules(evidence: Evidence) -> Body:
+    """Summary, feeds, trends and recommendations; each with the ids of its rows."""
+    feeds = [said for feed in evidence.statuses if (said := feed_by_rules(evidence, feed))]
+    runs = evidence.of("run")
+    return {
+        "overall_status": evidence.status,
+        **summary_by_rules(evidence, feeds, evidence.status),
+        "feeds": feeds,
+        "trends": [trend for feed in evidence.statuses if (trend := trend_by_rules(evidence, feed))],
+        "recommendations": _recommendations(evidence, feeds, runs),
+    }
+
+
+def summary_by_rules(evidence: Evidence, feeds: Sequence[Body], status: Status) -> Body:
+    """One or two sentences, and the rows that they rest on."""
+    by_status: dict[str, list[str]] = defaultdict(list)
+    for feed, word in evidence.statuses.items():
+        by_status[word or "without a score"].append(feed)
+    parts = [
+        f"{', '.join(by_status[word])} {'is' if len(by_status[word]) == 1 else 'are'} {word}"
+        for word in ("RED", "YELLOW", "GREEN", "without a score")
+        if word in by_status
+    ]
+    text = f"{'; '.join(parts)}." if parts else "Nothing is known of this day."
+    if feeds:
+        first = min(feeds, key=lambda one: ("RED", "YELLOW", "GREEN").index(one["status"]))
+        text += f" First of all, {first['feed']}: {first['issue'].partition('; ')[0].rstrip('.')}."
+    elif parts and status == "GREEN" and not evidence.of("run"):
+        text += " No hour, format, trade or run asks for attention."
+    if runs := len(evidence.of("run")):
+        text += f" {count_of(runs, 'run')} failed in these {DAYS} days."
+    cited = [item.id for item in _scores(evidence) if item.facts["date"] == str(evidence.day)]
+    cited += [name for feed in feeds for name in feed["citations"][:1]] + [item.id for item in evidence.of("run")[:1]]
+    return {
+        "summary": clean(text, MAX_CLAIM_CHARS),
+        "summary_citations": list(dict.fromkeys(cited))[: 2 * _MAX_CITATIONS],
+    }
+
+
+def feed_by_rules(evidence: Evidence, feed: str) -> Body | None:
+    """What is wrong with a feed; None if nothing is, or nothing that has a row."""
+    found = _found(evidence, feed)
+    if not found:
+        return None
+    main, score = found[0].advice, _score_of(evidence, feed)
+    return {
+        "feed": feed,
+        "status": evidence.statuses[feed] or "YELLOW",
+        "issue": clean(f"{_words(_hours_of(evidence, feed))}{'; '.join(one.told for one in found)}.", MAX_CLAIM_CHARS),
+        "likely_cause": f"{_capital(main.cause)}.",
+        "action": f"{_capital(main.action)}.",
+        "citations": _ids([*([score] if score else []), *(item for one in found for item in one.items[:2])]),
+    }
+
+
+class _Finding(NamedTuple):
+    """One kind of trouble of a feed.
+
+    Attributes:
+        told: what is wrong, with its numbers.
+        items: rows that show it.
+    """
+
+    told: str
+    advice: Advice
+    items: Sequence[Item]
+
+
+def _found(evidence: Evidence, feed: str) -> list[_Finding]:
+    """What is wrong with a feed: the trouble of most hours first."""
+    day = str(evidence.day)
+    drift = [item for item in evidence.of("drift", feed) if item.facts["found_at"].startswith(day)]
+    trades = [item for item in evidence.of("reconciliation", feed) if _is_wrong(item, day)]
+    found = [_of_hours(code, items) for code, items in _codes(_hours_of(evidence, feed))[:_MAX_CODES]]
+    if drift:
+        told = f"{count_of(len(drift), 'change')} of the message format: {drift[0].facts['detail']}"
+        found = [one for one in found if one.advice != ADVICE["drift"]]
+        found.append(_Finding(told, ADVICE["drift"], drift))
+    if trades:
+        counts = {
+            "are not in the archive": sum(item.facts["missing"] for item in trades),
+            "differ": sum(item.facts["differing"] for item in trades),
+            "are in the archive only": sum(item.facts["extra"] for item in trades),
+        }
+        told = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+        found.append(_Finding(f"of the trades compared with the venue's {told}", TRADES, trades))
+    score = _score_of(evidence, feed)
+    if not found and score and evidence.statuses[feed] != "GREEN":
+        found.append(_of_score(score))
+    return found
+
+
+def _of_hours(code: str, items: Sequence[Item]) -> _Finding:
+    """A reason, in how many hours, in which first and with what numbers."""
+    advice = ADVICE.get(code, UNKNOWN)
+    first = items[0].facts
+    details = [reason["detail"] for reason in first.get("reasons", ()) if reason["code"] == code and reason["detail"]]
+    at = f"{first['hour'][-2:]}:00{''.join(f', {detail}' for detail in details[:1])}"
+    named = at if len(items) == 1 else f"e.g. {at}"
+    return _Finding(f"{advice.issue} in {count_of(len(items), 'hour')} ({named})", advice, items)
+
+
+def _hours_of(evidence: Evidence, feed: str) -> list[Item]:
+    return [item for item in evidence.of("hour", feed) if item.facts["hour"].startswith(str(evidence.day))]
+
+
+def _score_of(evidence: Evidence, feed: str) -> Item | None:
+    return evidence.by_id.get(f"score:{feed}:{evidence.day}")
+
+
+def _codes(hours: Sequence[Item]) -> list[tuple[str, list[Item]]]:
+    """Reason -> hours that have it: those in most hours first, the more harmful first among equals."""
+    found: dict[str, list[Item]] = defaultdict(list)
+    for item in hours:
+        codes = {reason["code"] for reason in item.facts.get("reasons", ())}
+        if item.facts.get("word") == "missing":
+            codes.add("missing")
+        if not codes:
+            codes.add("untrusted" if item.facts.get("untrusted_intervals") else "low_score")
+        for code in codes:
+            found[code].append(item)
+
+    def order(one: tuple[str, list[Item]]) -> tuple[bool, int, int, str]:
+        code, items = one
+        # It informs and does not degrade an hour.
+        return code == "carried_state_missing", -len(items), ADVICE.get(code, UNKNOWN).rank, code
+
+    return sorted(found.items(), key=order)
+
+
+def _words(hours: Sequence[Item]) -> str:
+    """`2 hours are not whole (1 missing, 1 degraded): `; "" of none."""
+    counted = {word: sum(item.facts.get("word") == word for item in hours) for word in ("missing", "degraded")}
+    total = sum(counted.values())
+    told = ", ".join(f"{number} {word}" for word, number in counted.items() if number)
+    return f"{count_of(total, 'hour is', 'hours are')} not whole ({told}): " if total else ""
+
+
+def _of_score(score: Item) -> _Finding:
+    """What the score itself says, where no hour, drift or trade explains it."""
+    components: Mapping[str, float] = score.facts.get("components", {})
+    low = sorted((value, name) for name, value in components.items() if value < GREEN_FROM)
+    issues = list(score.facts.get("issues", ()))[:_MAX_CODES]
+    cause, action = COMPONENTS.get(low[0][1] if low else "", ("not known", "open the score's components"))
+    told = issues or [f"the component {name} is {value:g}" for value, name in low[:_MAX_CODES]]
+    told = told or [f"the score is {score.facts['score']}"]
+    return _Finding("; ".join(told), Advice(UNKNOWN.rank, "", cause, action), [score])
+
+
+def trend_by_rules(evidence: Evidence, feed: str) -> Body | None:
+    """The slope of the scores by least squares; None with fewer than three of them."""
+    scores = sorted(_scores(evidence, feed), key=lambda item: str(item.facts["date"]))
+    if len(scores) < _LEAST_DAYS:
+        return None
+    days = [date.fromisoformat(item.facts["date"]).toordinal() for item in scores]
+    values = [Decimal(item.facts["score"]) for item in scores]
+    slope = slope_of(days, values)
+    direction = "improving" if slope >= SLOPE else "degrading" if slope <= -SLOPE else "stable"
+    shown = slope.quantize(_TENTH, ROUND_HALF_UP)
+    first, last = scores[0].facts, scores[-1].facts
+    note = (
+        f"from {first['score']} on {first['date']} to {last['score']} on {last['date']}, "
+        f"{shown:+f} points a day over {len(scores)} days."
+    )
+    if len(scores) < DAYS:
+        note = f"{note[:-1]} that have a score."
+    return {"feed": feed, "direction": direction, "note": note, "citations": [scores[0].id, scores[-1].id]}
+
+
+def slope_of(days: Sequence[int], values: Sequence[Decimal]) -> Decimal:
+    """Points a day of the least-squares line through scores; at least two different days."""
+    count = len(days)
+    mean_day, mean = Decimal(sum(days)) / count, sum(values, Decimal()) / count
+    above = sum(((day - mean_day) * (value - mean) for day, value in zip(days, values, strict=True)), Decimal())
+    return above / sum(((day - mean_day) ** 2 for day in days), Decimal())
+
+
+def _recommendations(evidence: Evidence, feeds: Sequence[Body], runs: Sequence[Item]) -> list[Body]:
+    """What to do: RED feeds first, failed runs next; the same thing once for all feeds."""
+    merged: dict[str, tuple[list[str], list[str]]] = {}
+    for status in ("RED", "YELLOW", "GREEN"):
+        for feed in (told["feed"] for told in feeds if told["status"] == status):
+            for one in _found(evidence, feed):
+                names, cited = merged.setdefault(one.advice.action, ([], []))
+                names.append(feed)
+                cited += [item.id for item in one.items]
+        if status == "RED" and runs:
+            text = f"mend what made {runs[0].facts['job']} fail and run it again: {runs[0].facts['error']}"
+            merged[clean(text, 300)] = ([count_of(len(runs), "failed run")], [item.id for item in runs])
+    found = [
+        {"text": f"{', '.join(names)}: {text}.", "citations": _limited(cited)}
+        for text, (names, cited) in merged.items()
+    ]
+    return found[:_MAX_RECOMMENDATIONS]
+
+
+def _scores(evidence: Evidence, feed: str | None = None) -> list[Item]:
+    return evidence.of("score", feed)
+
+
+def _is_wrong(item: Item, day: str) -> bool:
+    return bool(item.facts["wrong"]) and str(item.facts["from"]).startswith(day)
+
+
+def _ids(items: Sequence[Item]) -> list[str]:
+    return _limited([item.id for item in items])
+
+
+def _limited(ids: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(ids))[:_MAX_CITATIONS]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,1 @@
+"""The drift sentinel on live messages and REST bodies, and its log in Postgres."""

@@ -1,0 +1,1 @@
+"""Archived trades against what the venue's REST interface says was traded, and the backfill of what is missing."""
