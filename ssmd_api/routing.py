@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -255,8 +255,8 @@ def reach(call: Call, principal: Principal, now: datetime) -> None:
         call.moment = query.as_of
         principal.check_moment(query.as_of or now)
     elif route.days is DayRule.AT:
-        call.first_day = call.last_day = day = query.at.date()
-        principal.check_days(day, day, field="at")
+        principal.check_moment(query.at, field="at")
+        call.first_day = call.last_day = query.at.astimezone(UTC).date()
     elif route.days is DayRule.DAY:
         call.first_day = call.last_day = day = query.date or now.date()
         principal.check_days(day, day)

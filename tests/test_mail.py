@@ -27,7 +27,7 @@ from ssmd_core.mail.render import Mail, Section, mail
 from ssmd_core.mail.smtp import MailError, SmtpSettings, send
 
 PASSWORD = "hunter2-the-password"
-A_MAIL = Mail("[SSMD] audit", "<p>html</p>", "text")
+A_MAIL = Mail("[ssmd] audit", "<p>html</p>", "text")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_relay_without_login_takes_it() -> None:
         send(A_MAIL, settings(port, to="ops@example.com, cto@example.com"))
     (got,) = inbox.mails
     assert (got["Subject"], got["From"], got["To"]) == (
-        "[SSMD] audit",
+        "[ssmd] audit",
         "ssmd@example.com",
         "ops@example.com, cto@example.com",
     )
@@ -177,7 +177,7 @@ def test_no_name_becomes_markup_or_a_header(name: str, title: str) -> None:
         parser.feed(of)
         return parser.tags
 
-    made = mail(f"[SSMD] {title}", title, [Section("Keys", 1, ("user",), [(name,)])], "end", max_rows=10)
+    made = mail(f"[ssmd] {title}", title, [Section("Keys", 1, ("user",), [(name,)])], "end", max_rows=10)
     assert tags(made.html) == tags(mail("", "", [Section("Keys", 1, ("user",), [("x",)])], "", max_rows=10).html)
     assert not {"\r", "\n"} & set(made.subject)
     EmailMessage()["Subject"] = made.subject
@@ -264,7 +264,7 @@ def test_the_audit_is_sent(audited: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert answer.exit_code == 0, answer.output
         assert "sent to ops@example.com" in answer.output
     (got,) = inbox.mails
-    assert got["Subject"] == "[SSMD] data access audit 2026-11-20"
+    assert got["Subject"] == "[ssmd] data access audit 2026-11-20"
     text = got.get_body(("plain",)).get_content()  # type: ignore[union-attr]
     assert "Data access (3)" in text
     assert run().exit_code == 1  # the server is gone

@@ -14,6 +14,7 @@ from ssmd_core import feeds
 from ssmd_core.errors import ConfigError, FrameError, UnknownFeedError
 from ssmd_core.feeds.base import META_COLUMNS, Feed
 from ssmd_core.feeds.subjects import MAX_ID_CHARS, StreamName, subject_id
+from ssmd_core.proof.rules import INTEGRITY_SCHEMA, UNTRUSTED_SCHEMA, book_replay, hour_rule, live_check
 from ssmd_stream.capture.sessions import session_factory
 from ssmd_stream.replay.generator.frames import ALL_CHANNELS, generate_frames
 
@@ -49,6 +50,14 @@ def test_declares_how_to_reach_it(feed: Feed) -> None:
     assert feed.integrity_rule
     for stream in feed.streams:
         assert StreamName("prod", feed, stream).filter.startswith(f"prod.{feed.name}.")
+
+
+@EVERY_FEED
+def test_has_an_integrity_rule(feed: Feed) -> None:
+    findings = hour_rule(feed, None).finish(0, 3_600_000_000)
+    assert findings.integrity.schema == INTEGRITY_SCHEMA and findings.untrusted.schema == UNTRUSTED_SCHEMA
+    assert live_check(feed).check("nonsense", b"\xff{") is None
+    assert book_replay(feed, "nothing", None).book() is None
 
 
 @EVERY_FEED

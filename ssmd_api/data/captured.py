@@ -14,6 +14,7 @@ import structlog
 from ssmd_api.data.engine import Engine
 from ssmd_api.errors import InvalidRequestError, UnavailableError
 from ssmd_api.params import shown
+from ssmd_api.proof.hours import Books
 from ssmd_core.datasets.coverage import HOURS, DayCoverage, HourState, Manifests, day_coverage
 from ssmd_core.feeds import get
 from ssmd_core.feeds.base import Feed, Schema
@@ -36,12 +37,14 @@ class Captured:
         manifests: of the archive and the datasets.
         words: of hours that are proved.
         engine: DuckDB over the datasets.
+        books: order books from the archive.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.manifests = Manifests(settings.archive_root, settings.dataset_root)
         self.words = Words(settings.proof_root)
         self.engine = Engine(settings.dataset_root)
+        self.books = Books()
 
     def close(self) -> None:
         """End; queries that run are interrupted."""
@@ -157,7 +160,7 @@ def _reading(
                 else:
                     other.add(file.hour)
     root = manifests.dataset_root.resolve()
-    basis = _basis(captured.words, feed, day, hour, days, wanted, message_type)
+    basis = _basis(captured.words, feed, day, hour, days, wanted, message_type, now)
     basis.other_schema_hours = sorted(other)
     basis.sources = sources
     if other:
@@ -178,9 +181,9 @@ def checked(day: DayCoverage) -> DayCoverage:
     return day
 
 
-def basis_of(words: Words, feed: Feed, days: list[DayCoverage]) -> Basis:
+def basis_of(words: Words, feed: Feed, days: list[DayCoverage], now: datetime) -> Basis:
     """What is known of a whole day of streams; without sources."""
-    return _basis(words, feed, days[0].date, None, days, set(HOURS), None)
+    return _basis(words, feed, days[0].date, None, days, set(HOURS), None, now)
 
 
 def _basis(
@@ -191,6 +194,7 @@ def _basis(
     days: list[DayCoverage],
     wanted: set[str],
     message_type: str | None,
+    now: datetime,
 ) -> Basis:
     hours = [each for one in days for each in one.hours if each.hour in wanted]
 
@@ -200,7 +204,7 @@ def _basis(
     without = [each for each in hours if not each.has_dataset and each.state is not HourState.FUTURE]
     rejected = [each for each in hours if (message_type in each.rejected_types if message_type else each.rejected)]
     proved = {
-        (one.stream, each.hour): words.word(feed.name, one.stream, day, number, each)
+        (one.stream, each.hour): words.word(feed.name, one.stream, day, number, each, now)
         for one in days
         for number, each in enumerate(one.hours)
         if each.hour in wanted

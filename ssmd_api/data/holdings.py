@@ -249,7 +249,7 @@ def _day(services: Services, feed: Feed, day: date) -> DayAnswer:
     found = [checked(day_coverage(manifests, feed, stream, day, services.now)) for stream in manifests.streams(feed)]
     days = [one for one in found if one.stream in feed.streams or one.files or any(hour.slots for hour in one.hours)]
     return DayAnswer(
-        **members(basis_of(services.captured.words, feed, days)),
+        **members(basis_of(services.captured.words, feed, days, services.now)),
         contents=[_contents(services, one) for one in days],
     )
 
@@ -274,11 +274,11 @@ def _contents(services: Services, one: DayCoverage) -> DayStream:
 
 
 def _hours(services: Services, one: DayCoverage) -> list[HourAnswer]:
-    words = services.captured.words
+    words, now = services.captured.words, services.now
     return [
         HourAnswer(
             hour=hour.hour,
-            word=words.word(one.feed, one.stream, one.date, number, hour),
+            word=words.word(one.feed, one.stream, one.date, number, hour, now),
             state=hour.state,
             slots=hour.slots,
             has_dataset=hour.has_dataset,

@@ -140,7 +140,7 @@ def audit_mail(audit: Audit) -> Mail:
     ]  # fmt: skip
     title = f"Data access audit of {audit.day}, UTC"
     footer = f"Made at {audit.made_at:%Y-%m-%d %H:%M:%S} UTC; the tables of keys are of that moment."
-    return mail(f"[SSMD] data access audit {audit.day}", title, sections, footer, max_rows=_MAX_ROWS)
+    return mail(f"[ssmd] data access audit {audit.day}", title, sections, footer, max_rows=_MAX_ROWS)
 
 
 async def _rows(connection: psycopg.AsyncConnection, statement: str, *values: object) -> list[Row]:

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time
-from pathlib import Path
-from typing import Any, Literal
+from hashlib import sha256
+from threading import Event
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
-import pyarrow.parquet as pq
+import structlog
 
-from ssmd_api.errors import ConflictError, InvalidRequestError, NotFoundError
+from ssmd_api.errors import ConflictError, InvalidRequestError, NotFoundError, TooLargeError, UnavailableError
 from ssmd_api.params import shown
-from ssmd_api.services import Services
 from ssmd_core.datasets.coverage import HOURS
-from ssmd_core.errors import ConfigError
+from ssmd_core.errors import ArchiveError, ConfigError
 from ssmd_core.feeds import get
 from ssmd_core.feeds.subjects import StreamName
-from ssmd_core.proof.book_at import NoBookError, UntrustedBookError, book_at
 from ssmd_core.proof.chain import Entry, newest
-from ssmd_core.proof.ledger import as_dict, hour_id, proof_file, read_ledger
+from ssmd_core.proof.ledger import FILES, Ledger, as_dict, hour_id, proof_file, read_ledger
 from ssmd_core.settings import Settings
 
+if TYPE_CHECKING:
+    from ssmd_api.services import Services
+    from ssmd_core.proof.book_at import BookAt
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
 FileKind = Literal["ledger", "coverage", "integrity", "untrusted", "shapes"]
-MEDIA_TYPES: dict[str, str] = {
-    "ledger": "application/json",
-    "shapes": "application/json",
-    "coverage": "application/vnd.apache.parquet",
-    "integrity": "application/vnd.apache.parquet",
-    "untrusted": "application/vnd.apache.parquet",
-}
+#: A minute, check and connection have one row at most.
 MAX_INTEGRITY_ROWS = 5_000
+_BOOKS = 2
+_WAIT_S = 5.0
 
 
 class ChainEntry(msgspec.Struct, rename="camel", kw_only=True):
@@ -142,53 +145,121 @@ def stream_of(feed: str, stream: str | None) -> str:
         raise InvalidRequestError(f"stream: {shown(stream)} is no name of a stream", field="stream") from None
 
 
+class Books:
+    """Books are built from the archive, in threads: two at a time, so that everything else has threads, too."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(_BOOKS)
+
+    async def build(self, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Run the work, which asks now and then whether it is still wanted.
+
+        Raises:
+            UnavailableError: both places stayed taken.
+        """
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise UnavailableError("both places for order books are taken; ask again in a moment") from None
+        left = Event()
+        running = asyncio.ensure_future(asyncio.to_thread(work, lambda: not left.is_set()))
+        running.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(running)
+        finally:
+            left.set()
+
+    def _ended(self, running: asyncio.Future[Any]) -> None:
+        """The place is free when the thread is, however the one who waited for it ended."""
+        self._places.release()
+        if not running.cancelled():
+            running.exception()  # is told to who waits, if anybody does
+
+
 async def ledger(services: Services, feed: str, stream: str, hour: datetime) -> SignedLedger:
     """An hour's ledger.
 
     Raises:
         NotFoundError: it is not proved.
-        ArchiveError: it is damaged.
+        UnavailableError: it is damaged.
     """
-    return await asyncio.to_thread(_ledger, services.settings.core, feed, stream, hour)
-
-
-def _ledger(settings: Settings, feed: str, stream: str, hour: datetime) -> SignedLedger:
-    found = read_ledger(settings.proof_root, feed, stream, hour)
-    entry = newest(settings.proof_root, feed, stream).get(hour_id(hour))
-    if found is None or entry is None:
-        raise NotFoundError(f"{feed}/{stream} has no ledger of {hour:%Y-%m-%d %H:%M}: the hour is not proved")
+    found, entry = await asyncio.to_thread(_ledger, services.settings.core, feed, stream, hour)
     return SignedLedger(
         feed=feed, stream=stream, hour=hour, word=found.word, ledger=as_dict(found), chain=_entry(entry)
     )
+
+
+def _ledger(settings: Settings, feed: str, stream: str, hour: datetime) -> tuple[Ledger, Entry]:
+    try:
+        found = read_ledger(settings.proof_root, feed, stream, hour)
+    except ArchiveError as error:
+        raise _damaged(feed, stream, hour, error) from error
+    entry = newest(settings.proof_root, feed, stream).get(hour_id(hour))
+    if found is None or entry is None:
+        raise NotFoundError(f"{feed}/{stream} has no ledger of {hour:%Y-%m-%d %H:%M}: the hour is not proved")
+    return found, entry
+
+
+def _damaged(feed: str, stream: str, hour: datetime, error: Exception) -> UnavailableError:
+    log.error("proof_damaged", feed=feed, stream=stream, hour=hour_id(hour), error=str(error))
+    return UnavailableError(f"what {feed}/{stream} has of {hour:%Y-%m-%d %H:%M} is damaged: `ssmd verify` says where")
 
 
 def _entry(entry: Entry) -> ChainEntry:
     return ChainEntry(**{name: getattr(entry, name) for name in ChainEntry.__struct_fields__})
 
 
-def file_of(settings: Settings, feed: str, stream: str, hour: datetime, kind: FileKind) -> Path:
-    """A file of an hour that is proved.
+async def file(services: Services, feed: str, stream: str, hour: datetime, kind: FileKind) -> tuple[str, bytes]:
+    """Name and bytes of a file of an hour that is proved, as they were hashed and signed.
 
     Raises:
         NotFoundError: it is not proved.
+        UnavailableError: the file is not the one that the ledger names.
     """
-    _ledger(settings, feed, stream, hour)
-    return proof_file(settings.proof_root, feed, stream, hour, kind)
+    content = await asyncio.to_thread(_content, services.settings.core, feed, stream, hour, kind)
+    return f"{feed}_{stream}_{hour_id(hour)}_{kind}{FILES[kind]}", content
 
 
-async def integrity(
-    services: Services, feed: str, stream: str, hour: datetime, instrument: str, limit: int
-) -> list[IntegrityRow]:
+def _content(settings: Settings, feed: str, stream: str, hour: datetime, kind: FileKind) -> bytes:
+    from ssmd_core.proof.book_at import proved_bytes
+
+    found, entry = _ledger(settings, feed, stream, hour)
+    try:
+        if kind != "ledger":
+            return proved_bytes(settings, found, hour, kind)
+        content = proof_file(settings.proof_root, feed, stream, hour, kind).read_bytes()
+        if sha256(content).hexdigest() != entry.ledger:
+            raise ArchiveError(f"{feed}/{stream} {entry.hour}: the ledger has just changed")
+        return content
+    except (ArchiveError, OSError) as error:
+        raise _damaged(feed, stream, hour, error) from error
+
+
+async def integrity(services: Services, feed: str, stream: str, hour: datetime, instrument: str) -> list[IntegrityRow]:
     """Verdicts about an instrument, by minute.
 
     Raises:
         NotFoundError: the hour is not proved.
+        UnavailableError: its file is damaged.
+        TooLargeError: more than `MAX_INTEGRITY_ROWS`.
     """
-    path = await asyncio.to_thread(file_of, services.settings.core, feed, stream, hour, "integrity")
-    table = await asyncio.to_thread(pq.read_table, path, filters=[("instrument", "=", instrument)])
+    return await asyncio.to_thread(_integrity, services.settings.core, feed, stream, hour, instrument)
+
+
+def _integrity(settings: Settings, feed: str, stream: str, hour: datetime, instrument: str) -> list[IntegrityRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = _content(settings, feed, stream, hour, "integrity")
+    table = pq.read_table(pa.BufferReader(content), filters=[("instrument", "=", instrument)])
+    if table.num_rows > MAX_INTEGRITY_ROWS:
+        raise TooLargeError(
+            f"{instrument} has {table.num_rows} rows in the hour, {MAX_INTEGRITY_ROWS} is the most: fetch the file"
+        )
     return [
         IntegrityRow(**{("from_" if name == "from" else name): value for name, value in row.items()})
-        for row in table.slice(0, limit).to_pylist()
+        for row in table.to_pylist()
     ]
 
 
@@ -200,15 +271,23 @@ async def book(
     Raises:
         NotFoundError: there is none.
         ConflictError: it must not be trusted, and `untrusted` is not set.
+        UnavailableError: the archive is damaged, or too many books are asked for.
     """
+    from ssmd_core.proof.book_at import NoBookError, UntrustedBookError, book_at
+
+    settings = services.settings.core
+
+    def work(wanted: Callable[[], bool]) -> BookAt:
+        return book_at(settings, get(feed), stream, instrument, at, untrusted=untrusted, wanted=wanted)
+
     try:
-        found = await asyncio.to_thread(
-            book_at, services.settings.core, get(feed), stream, instrument, at, untrusted=untrusted
-        )
+        found = await services.captured.books.build(work)
     except NoBookError as error:
         raise NotFoundError(str(error)) from error
     except UntrustedBookError as error:
         raise ConflictError(str(error)) from error
+    except ArchiveError as error:
+        raise _damaged(feed, stream, at, error) from error
     return BookAnswer(
         feed=feed,
         stream=stream,

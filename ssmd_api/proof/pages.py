@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
 from ssmd_api.secmaster.cursors import Part, decode_cursor, encode_cursor
 from ssmd_api.services import Services
 
@@ -90,5 +88,5 @@ class ListOf(Generic[T]):
             f"ORDER BY {', '.join(column + direction for column in self.order)} LIMIT %s"
         )
         rows = await services.rows(statement, (*values, limit + 1))
-        found = [msgspec.convert(row, self.kind, from_attributes=False) for row in rows[:limit]]
+        found = [self.kind(**row) for row in rows[:limit]]
         return Page(found, lambda row: encode_cursor(question, self.position(row)), len(rows) > limit)

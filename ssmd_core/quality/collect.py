@@ -22,24 +22,31 @@ from ssmd_core.quality.parquet_stats import FileStats, day_stats, hours_of
 from ssmd_core.quality.store import store_day, store_files, store_hours
 
 HISTORY_DAYS = 7
+#: After its end an hour is built by then, says the freshness policy of the datasets.
+BUILT_AFTER = timedelta(hours=2)
 # The daemon's own; see ssmd_stream.consumers.funding_daemon.
 FUNDING_INTERVAL_S = 300.0
 _FUNDING_FEED = "kraken-futures"
 
-# An instrument counts once a minute and connection, however often that connection was opened in it.
+# An instrument counts once a minute and connection, however often that connection was opened in it. A minute between
+# two of a connection that has no row is one in which it was closed: asked for all the same.
 _LEDGER = """
-WITH of_connection AS (
-  SELECT hour, minute, connection, max(asked) AS asked, sum(open_s * LEAST(acknowledged, asked)) AS held
-  FROM (SELECT date_trunc('hour', minute) AS hour, * FROM ledger_minutes
-        WHERE feed = %(feed)s AND stream = %(stream)s AND minute >= %(from)s AND minute < %(to)s
-          AND epoch NOT LIKE 'k0-%%') m
+WITH of_minute AS (
+  SELECT date_trunc('hour', minute, 'UTC') AS hour, minute, connection, max(asked) AS asked,
+         sum(open_s * LEAST(acknowledged, asked)) AS held
+  FROM ledger_minutes
+  WHERE feed = %(feed)s AND stream = %(stream)s AND minute >= %(from)s AND minute < %(to)s AND epoch NOT LIKE 'k0-%%'
   GROUP BY 1, 2, 3
+), of_connection AS (
+  SELECT hour, avg(asked) * (1 + extract(epoch FROM max(minute) - min(minute)) / 60) AS asked,
+         sum(LEAST(held, 60 * asked)) AS held, min(minute) AS first_minute, max(minute) AS last_minute
+  FROM of_minute GROUP BY hour, connection
 ), held AS (
-  SELECT hour, sum(asked)::float8 AS asked, sum(LEAST(held, 60 * asked))::float8 AS held,
-         count(DISTINCT minute) AS minutes
+  SELECT hour, sum(asked)::float8 AS asked, sum(held)::float8 AS held,
+         (1 + extract(epoch FROM max(last_minute) - min(first_minute)) / 60)::float8 AS minutes
   FROM of_connection GROUP BY 1
 ), sums AS (
-  SELECT date_trunc('hour', minute) AS hour, sum(passed)::int8 AS passed, sum(failed)::int8 AS failed,
+  SELECT date_trunc('hour', minute, 'UTC') AS hour, sum(passed)::int8 AS passed, sum(failed)::int8 AS failed,
          sum(sequence_missing)::int8 AS missing,
          max(minute) FILTER (WHERE age_p50_ms IS NOT NULL) AS last_minute, avg(age_p50_ms) AS age_ms
   FROM ledger_minutes
@@ -58,17 +65,26 @@ _FUNDING = """
 SELECT extract(epoch FROM %(at)s - max(snapshot_at))::float8 AS age_s,
        count(*) FILTER (WHERE snapshot_at > %(at)s - interval '24 hours') AS snapshots,
        count(DISTINCT pair_id) FILTER (WHERE snapshot_at > %(at)s - interval '1 hour') AS products
-FROM pair_snapshots WHERE snapshot_at <= %(at)s
+FROM pair_snapshots WHERE snapshot_at <= %(at)s AND snapshot_at > %(at)s - interval '8 days'
 """
+# Of one kind; a day of files that all break would fill the row and the mail.
+_MOST_PROBLEMS = 5
+_PROBLEM_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Everything that a day's scoring made."""
+    """Everything that a day's scoring made.
+
+    Attributes:
+        day, hours, files: scores of the feeds and of their hours, and what was read of the day's parquet files.
+        read: `feed/stream` whose manifest of datasets could be read: all their files are among `files`.
+    """
 
     day: DayScore
     hours: tuple[HourScore, ...]
     files: tuple[FileStats, ...]
+    read: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +94,20 @@ class _StreamDay:
     ledger: dict[datetime, LedgerHour]
     files: tuple[FileStats, ...]
     problems: tuple[str, ...]
+    unbuilt: bool
+    readable: bool
     scores: list[HourScore] = field(default_factory=list)
 
     @property
     def captured(self) -> bool:
-        """Whether there is anything at all of it in these days."""
-        return any(hour.slots or hour.has_dataset for day in (self.covered, *self.earlier) for hour in day.hours)
+        """Whether there is anything at all of it in these days; what cannot be read is something."""
+        days = (self.covered, *self.earlier)
+        return any(day.error or any(hour.slots or hour.has_dataset for hour in day.hours) for day in days)
 
     @property
     def began(self) -> int:
         """First hour of the day that counts: the first with data, where none of the days before has any."""
-        if any(hour.slots or hour.has_dataset for day in self.earlier for hour in day.hours):
+        if any(day.error or any(hour.slots or hour.has_dataset for hour in day.hours) for day in self.earlier):
             return 0
         return next((number for number, hour in enumerate(self.covered.hours) if hour.slots or hour.has_dataset), 0)
 
@@ -109,8 +128,8 @@ async def score_and_store(
     """
     found = await collect(connection, manifests, day, now)
     async with connection.transaction():
-        await store_files(connection, found.files)
-        await store_hours(connection, found.hours)
+        await store_files(connection, day, found.read, found.files)
+        await store_hours(connection, day, [one.feed for one in found.day.feeds], found.hours)
         await store_day(connection, found.day)
     return found
 
@@ -130,6 +149,7 @@ async def collect(connection: psycopg.AsyncConnection, manifests: Manifests, day
     hours: list[HourScore] = []
     files: list[FileStats] = []
     left_out: list[str] = []
+    read: list[str] = []
     for feed in FEEDS.values():
         streams = [await _stream_day(connection, manifests, feed, name, day, now) for name in manifests.streams(feed)]
         streams = [stream for stream in streams if stream.captured]
@@ -138,10 +158,11 @@ async def collect(connection: psycopg.AsyncConnection, manifests: Manifests, day
             continue
         hours += (score for stream in streams for score in stream.scores)
         files += (one for stream in streams for one in stream.files)
+        read += (f"{feed.name}/{stream.covered.stream}" for stream in streams if stream.readable)
         funding = await _funding(connection, end) if feed.name == _FUNDING_FEED else None
         inputs.append(_day_inputs(feed, day, start, end, streams, funding))
     weights = {feed.name: feed.quality_weight for feed in FEEDS.values()}
-    return Scored(score_day(day, inputs, weights, left_out), tuple(hours), tuple(files))
+    return Scored(score_day(day, inputs, weights, left_out), tuple(hours), tuple(files), tuple(read))
 
 
 async def _stream_day(
@@ -159,10 +180,18 @@ async def _stream_day(
         sums = manifests.datasets(feed.name, stream, day)
     except ArchiveError as error:
         problems += [str(error)] if str(error) not in problems else []
-    problems += [f"{one.path}: {one.problem}" for one in files if one.problem]
-    found = _StreamDay(covered, earlier, ledger, tuple(files), tuple(problems))
-    by_hour = hours_of(files)
+    readable = not problems
+    bad = [f"{one.path}: {one.problem}"[:_PROBLEM_CHARS] for one in files if one.problem]
+    problems += bad[:_MOST_PROBLEMS]
+    if len(bad) > _MOST_PROBLEMS:
+        problems.append(f"and {len(bad) - _MOST_PROBLEMS:,} more files")
     start = datetime.combine(day, time(), UTC)
+    unbuilt = any(
+        hour.records and not hour.has_dataset and start + timedelta(hours=number + 1) + BUILT_AFTER <= now
+        for number, hour in enumerate(covered.hours)
+    )
+    found = _StreamDay(covered, earlier, ledger, tuple(files), tuple(problems), unbuilt, readable)
+    by_hour = hours_of(files)
     for number, hour in enumerate(covered.hours):
         at = start + timedelta(hours=number)
         if number >= found.began and at + timedelta(hours=1) <= now:
@@ -176,7 +205,16 @@ def _day_inputs(
 ) -> DayInputs:
     over = int((end - start) / timedelta(hours=1))
     began = min((stream.began for stream in streams), default=0)
-    present = frozenset(number for number in range(over) if all(_has_data(stream, start, number) for stream in streams))
+    present = frozenset(
+        number
+        for number in range(began, over)
+        if all(number < stream.began or _has_data(stream, start, number) for stream in streams)
+    )
+    unproved = sum(
+        bool(stream.covered.hours[number].slots) and start + timedelta(hours=number) not in stream.ledger
+        for stream in streams
+        for number in range(over)
+    )
     of_streams = [score for stream in streams for score in stream.scores if score.message_type == STREAM]
     ledgers = [one for stream in streams for one in stream.ledger.values()]
     words: dict[str, int] = {}
@@ -204,7 +242,7 @@ def _day_inputs(
         messages=sum(hour.records for stream in streams for hour in stream.covered.hours),
         expected=sum(usual) if usual else None,
         elapsed=(end - start) / timedelta(days=1),
-        message_age_s=max((end - max(last_minutes)).total_seconds() - 60, 0.0) if last_minutes else None,
+        message_age_s=_message_age_s(last_minutes, sealed, end, proved=bool(ledgers)),
         archive_age_h=(end - max(sealed)) / timedelta(hours=1) if sealed else None,
         flowing=all(at is not None and at + timedelta(seconds=2 * SLOT_S) > end for at in newest),
         coverage=_mean([score.components["coverage"] for score in of_streams]),
@@ -219,6 +257,8 @@ def _day_inputs(
         age_ms=sum(ages) / len(ages) if ages else None,
         words=words,
         untrusted=sum(one.untrusted for one in ledgers),
+        unproved=unproved,
+        unbuilt=any(stream.unbuilt for stream in streams),
         funding=funding,
         problems=tuple(problem for stream in streams for problem in stream.problems),
     )
@@ -228,7 +268,16 @@ def _has_data(stream: _StreamDay, start: datetime, number: int) -> bool:
     """Whether an hour has data, or its ledger proves that there was none to have."""
     hour = stream.covered.hours[number]
     ledger = stream.ledger.get(start + timedelta(hours=number))
-    return hour.records > 0 or (ledger is not None and ledger.word == "empty")
+    return hour.records > 0 or (ledger is not None and (ledger.word == "empty" or ledger.messages > 0))
+
+
+def _message_age_s(
+    last_minutes: Sequence[datetime], sealed: Sequence[datetime], end: datetime, *, proved: bool
+) -> float | None:
+    """Age of the newest message, by the ledgers; where there is none, that of the newest sealed slot stands for it."""
+    if last_minutes:
+        return max((end - max(last_minutes)).total_seconds() - 60, 0.0)
+    return (end - max(sealed)).total_seconds() if sealed and not proved else None
 
 
 def _newest(stream: _StreamDay, end: datetime) -> datetime | None:
@@ -271,7 +320,7 @@ async def _ledger(
 
 
 async def _funding(connection: psycopg.AsyncConnection, at: datetime) -> FundingInputs | None:
-    """None where no daemon has ever written a snapshot: then none is expected."""
+    """None where no daemon has written a snapshot in the week: then none is expected."""
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(_FUNDING, {"at": at})
         row = await cursor.fetchone()

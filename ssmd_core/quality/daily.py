@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from ssmd_core.quality import formulas
 from ssmd_core.quality.formulas import DAILY_WEIGHTS, Gap, Status, grade_of, half_up
@@ -50,6 +50,8 @@ class DayInputs:
         age_ms: mean of the messages' ages; None where nothing is known.
         words: hours by word.
         untrusted: intervals.
+        unproved: hours that are archived, and over, and have no ledger.
+        unbuilt: whether an hour that should have datasets by now has none.
         funding: None for a feed without funding rates, and where no daemon has ever written any.
         problems: other sentences that must be read, e.g. of manifests that cannot be.
     """
@@ -77,6 +79,8 @@ class DayInputs:
     age_ms: float | None
     words: Mapping[str, int]
     untrusted: int
+    unproved: int = 0
+    unbuilt: bool = False
     funding: FundingInputs | None = None
     problems: tuple[str, ...] = ()
 
@@ -116,14 +120,14 @@ class DayScore:
     Attributes:
         feeds: those that are captured.
         composite: their mean by the registry's weights; None without any.
-        status: the composite's, RED if any feed is.
+        status: the composite's, RED if any feed is; UNKNOWN if none is captured.
         not_captured: feeds that have no data at all and are not scored.
     """
 
     day: date
     feeds: tuple[FeedScore, ...]
     composite: int | None
-    status: Status
+    status: Status | Literal["UNKNOWN"]
     issues: tuple[str, ...]
     not_captured: tuple[str, ...] = ()
 
@@ -136,15 +140,18 @@ def score_feed(inputs: DayInputs) -> FeedScore:
     expected = inputs.expected * inputs.elapsed if inputs.expected else None
     freshness_minutes = None if inputs.archive_age_h is None else inputs.archive_age_h * 60
     funding = inputs.funding
+    # In the first hour of a day nothing can be said of its hours, and nothing of its datasets until one is due.
+    judgeable = expected_hours > 0
+    parquet = formulas.parquet(
+        inputs.expected_types, inputs.seen_types, inputs.files, inputs.empty_files, inputs.invalid_files
+    )
     components: dict[str, int | None] = {
         "connector": formulas.connector(inputs.messages, inputs.message_age_s, flowing=inputs.flowing),
         "coverage": _rounded(inputs.coverage),
         "integrity": _rounded(inputs.integrity),
-        "completeness": formulas.completeness(inputs.messages, expected, gaps, coverage_pct),
-        "parquet": formulas.parquet(
-            inputs.expected_types, inputs.seen_types, inputs.files, inputs.empty_files, inputs.invalid_files
-        ),
-        "sla": formulas.sla(len(inputs.present), expected_hours, freshness_minutes),
+        "completeness": formulas.completeness(inputs.messages, expected, gaps, coverage_pct) if judgeable else None,
+        "parquet": parquet if inputs.files or inputs.unbuilt or not inputs.messages else None,
+        "sla": formulas.sla(len(inputs.present), expected_hours, freshness_minutes) if judgeable else None,
         "archive": formulas.archive(inputs.archive_age_h),
         "funding": formulas.funding(funding.age_s, funding.snapshots, funding.products, funding.interval_s)
         if funding
@@ -169,6 +176,7 @@ def score_feed(inputs: DayInputs) -> FeedScore:
             "elapsed": round(inputs.elapsed, 4),
             "words": dict(inputs.words),
             "untrusted_intervals": inputs.untrusted,
+            "hours_not_proved": inputs.unproved,
             "message_age_s": _one_decimal(inputs.message_age_s),
             "archive_age_h": _one_decimal(inputs.archive_age_h),
             "flowing": inputs.flowing,
@@ -212,7 +220,7 @@ def score_day(
     composite = formulas.weighted({one.feed: one.score for one in feeds}, weights)
     issues = tuple(f"{one.feed}: {issue}" for one in feeds for issue in one.issues)
     if composite is None:
-        return DayScore(day, feeds, None, "RED", ("no feed is captured",), tuple(not_captured))
+        return DayScore(day, feeds, None, "UNKNOWN", (), tuple(not_captured))
     red = [f"{one.feed}: {one.issues[0]}" for one in feeds if one.status == "RED"]
     judged = formulas.judge(composite, issues, red)
     return DayScore(day, feeds, composite, judged.status, issues, tuple(not_captured))
@@ -245,6 +253,8 @@ def _issues(
         issues.append(f"no data in {sum(gap.duration_minutes for gap in gaps) // 60} hours: {spans}")
     if degraded := inputs.words.get("degraded"):
         issues.append(f"{degraded} of {inputs.hours} hours are degraded")
+    if inputs.unproved:
+        issues.append(f"{inputs.unproved} archived hours are not proved yet")
     if inputs.untrusted:
         issues.append(f"{inputs.untrusted:,} intervals must not be trusted")
     if inputs.invalid_files:

@@ -113,7 +113,7 @@ def _file_stats(
     try:
         metadata = pq.read_metadata(path)
         size = path.stat().st_size
-        columns = pq.read_schema(path)
+        columns = metadata.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
         return FileStats(
             entry.path, feed.name, stream, entry.message_type, day, entry.hour, 0, 0, None, duplicates,
@@ -177,5 +177,5 @@ def hours_of(files: Sequence[FileStats]) -> dict[str, list[FileStats]]:
     """Files by hour, `HH00`."""
     found: dict[str, list[FileStats]] = {hour: [] for hour in HOURS}
     for one in files:
-        found[one.hour].append(one)
+        found.setdefault(one.hour, []).append(one)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -18,6 +19,15 @@ ON CONFLICT (feed, stream, hour, message_type) DO UPDATE SET
   score = EXCLUDED.score, components = EXCLUDED.components, inputs = EXCLUDED.inputs, updated_at = ssmd_now()
 WHERE (dq_hourly_scores.score, dq_hourly_scores.components, dq_hourly_scores.inputs)
   IS DISTINCT FROM (EXCLUDED.score, EXCLUDED.components, EXCLUDED.inputs)
+"""
+_OTHER_HOURS = """
+DELETE FROM dq_hourly_scores WHERE feed = ANY(%s) AND hour >= %s AND hour < %s
+  AND NOT (feed, stream, hour, message_type) = ANY (
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[]))
+"""
+_OTHER_FILES = """
+DELETE FROM dq_parquet_stats f USING unnest(%(folders)s::text[]) folder
+WHERE f.date = %(day)s AND starts_with(f.path, folder) AND NOT f.path = ANY(%(paths)s)
 """
 _DAILY = """
 INSERT INTO dq_daily_scores (check_date, feed, score, composite_score, details, gap_count, gap_total_minutes,
@@ -40,12 +50,22 @@ ON CONFLICT (path) DO UPDATE SET
 """
 
 
-async def store_hours(connection: psycopg.AsyncConnection, scores: Sequence[HourScore]) -> None:
-    """Write hourly scores; what is already so is not written again.
+async def store_hours(
+    connection: psycopg.AsyncConnection, day: date, feeds: Sequence[str], scores: Sequence[HourScore]
+) -> None:
+    """Write the hourly scores of a day; what is already so is not written again, what an earlier run scored and this
+    one did not is removed.
+
+    Args:
+        feeds: that were scored.
 
     Raises:
         psycopg.Error: Postgres refused or went away.
     """
+    start = datetime.combine(day, time(), UTC)
+    keys = [(one.feed, one.stream, one.hour, one.message_type) for one in scores]
+    columns = [list(column) for column in zip(*keys, strict=True)] or [[], [], [], []]
+    await connection.execute(_OTHER_HOURS, (list(feeds), start, start + timedelta(days=1), *columns))
     rows = [
         (one.feed, one.stream, one.hour, one.message_type, one.score, Jsonb(one.components), Jsonb(one.inputs))
         for one in scores
@@ -69,12 +89,20 @@ async def store_day(connection: psycopg.AsyncConnection, day: DayScore) -> None:
     await _write(connection, _DAILY, rows)
 
 
-async def store_files(connection: psycopg.AsyncConnection, files: Sequence[FileStats]) -> None:
-    """Write one row a parquet file.
+async def store_files(
+    connection: psycopg.AsyncConnection, day: date, read: Sequence[str], files: Sequence[FileStats]
+) -> None:
+    """Write one row a parquet file; rows of files that are no longer there are removed.
+
+    Args:
+        read: `feed/stream` of which all files are given.
 
     Raises:
         psycopg.Error: Postgres refused or went away.
     """
+    folders = [f"{stream}/{day}/" for stream in read]
+    paths = [one.path for one in files]
+    await connection.execute(_OTHER_FILES, {"day": day, "folders": folders, "paths": paths})
     rows = [
         (
             one.path, one.feed, one.message_type, one.date, one.rows, one.bytes, one.compression_ratio,
