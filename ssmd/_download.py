@@ -15,7 +15,7 @@ import httpx2
 
 from ssmd._http import TIMEOUT_S, error_of, unreachable, wait_before_retry_s
 from ssmd.errors import ApiError, ClientError, IntegrityError
-from ssmd.files import File, place
+from ssmd.files import CHAIN, File, place
 
 if sys.platform != "win32":
     import fcntl
@@ -138,6 +138,7 @@ class _Transfer:
                     self._wait(refused.error, refused.response, had_bytes)
             else:
                 if is_whole(self._part, self._file):
+                    self._check_grown()
                     self._part.replace(self._target)
                     return
                 self._start_over()
@@ -179,6 +180,18 @@ class _Transfer:
         if found is None or int(found[1]) != had_bytes or int(found[2]) != self._file.bytes:
             raise IntegrityError(f"{self._file.path}: asked for bytes from {had_bytes} on, got {told[:80]!a}")
         return had_bytes
+
+    def _check_grown(self) -> None:
+        """Refuse a chain that does not go on where the one that is there ends: its past never changes."""
+        if self._file.type != CHAIN or not self._target.is_file():
+            return
+        there = self._target.read_bytes()
+        if self._part.read_bytes()[: len(there)] != there:
+            self._part.unlink()
+            raise IntegrityError(
+                f"{self._file.path}: what comes does not go on where the chain that is there ends: one of both was "
+                f"changed; {self._target} is left as it is"
+            )
 
     def _start_over(self) -> None:
         self._part.unlink(missing_ok=True)

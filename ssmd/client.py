@@ -8,14 +8,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssmd import _download, _scan
 from ssmd._http import Http
 from ssmd.errors import ApiError, ClientError, IntegrityError, MissingHours, MissingHoursError, MissingHoursWarning
-from ssmd.files import File
+from ssmd.files import CHAIN, KINDS, PROOF_TYPES, File
 
 if TYPE_CHECKING:
     import polars as pl
@@ -152,26 +153,40 @@ class Client:
         return found
 
     def files(
-        self, feed: str, first: date | str, last: date | str, type: str | None = None, *, strict: bool = False
+        self,
+        feed: str,
+        first: date | str,
+        last: date | str,
+        type: str | None = None,
+        *,
+        kind: str = "parquet",
+        strict: bool = False,
     ) -> list[File]:
-        """Parquet files of a feed with signed URLs, by path; of all message types if none is given.
+        """Files of a feed with signed URLs, by path; of all message types if none is given.
 
         Args:
+            kind: `parquet`; `proof` for the hours' ledgers with what they name, and the whole chain of each stream;
+                `backfill` for trades that were fetched afterwards.
             strict: raise where hours are missing; otherwise warn.
 
         Raises:
             ApiError: the API refused, or cannot be reached.
-            IntegrityError: the API names a path that is none of a dataset.
+            IntegrityError: the API names a path that is none of this kind.
             MissingHoursError: hours are missing, and `strict`.
         """
-        begin, end = _day(first), _day(last)
+        return self._listed(feed, _day(first), _day(last), type, kind, strict=strict).files
+
+    def _listed(self, feed: str, begin: date, end: date, type: str | None, kind: str, *, strict: bool) -> _Listing:
+        """The files of a range of any length, in order."""
+        if kind not in KINDS:
+            raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}")
         if begin > end:
             raise ValueError(f"{begin} is after {end}")
         found = _Listing()
         refused = None
         for part_first, part_last in _scan.spans(begin, end, _MAX_SPAN_DAYS):
             try:
-                self._list(found, feed, part_first, part_last, type)
+                self._list(found, _Asked(feed, part_first, part_last, type, kind))
             except ApiError as error:
                 # The key reaches no day of this part; where it reaches some, the API cuts off the others.
                 if error.status != 403 or error.field != "from":
@@ -183,7 +198,9 @@ class Client:
         _tell(
             _scan.not_allowed(feed, [day for day in _scan.days(begin, end) if day not in found.days]) + missing, strict
         )
-        return sorted(found.files, key=lambda file: file.path)
+        # Every part of the range names the chain.
+        found.files = sorted({file.path: file for file in found.files}.values(), key=lambda file: file.path)
+        return found
 
     def download(
         self,
@@ -193,16 +210,20 @@ class Client:
         last: date | str,
         *,
         to: Path | str,
+        kind: str = "parquet",
         strict: bool = False,
         parallel: int = _PARALLEL,
     ) -> list[Path]:
-        """Download parquet files into a folder, as `{to}/datasets/{feed}/{stream}/{YYYY-MM-DD}/{type}_{HH}00.parquet`.
+        """Download files into a folder, as `{to}/datasets/{feed}/{stream}/{YYYY-MM-DD}/{type}_{HH}00.parquet`.
 
         What is there with the right hash is not fetched again; what broke off is continued where it broke off. A file
-        has its name only once its size and SHA-256 are right.
+        has its name only once its size and SHA-256 are right. With datasets and `kind="proof"` in one folder, `ssmd
+        verify FOLDER` compares them.
 
         Args:
             type: message type; None for all.
+            kind: see `files`; of a proof, `{to}/proof/…`. A chain that is there is only replaced by one that goes on
+                where it ends.
             strict: raise where hours are missing, before anything is fetched; otherwise warn.
             parallel: connections at a time.
 
@@ -211,8 +232,10 @@ class Client:
             IntegrityError: a file is not what the API says it is.
             MissingHoursError: hours are missing, and `strict`.
         """
-        files = self.files(feed, first, last, type, strict=strict)
-        return _download.download(files, Path(to), self._renewed, parallel=parallel)
+        begin, end = _day(first), _day(last)
+        found = self._listed(feed, begin, end, type, kind, strict=strict)
+        renew = partial(self._renewed, kind, min(found.days, default=begin))
+        return _download.download(found.files, Path(to), renew, parallel=parallel)
 
     def scan(
         self,
@@ -254,28 +277,30 @@ class Client:
             raise ClientError(f"there is no file of {feed} {type} from {begin} to {end}{where}")
         return _scan.scan(sources)
 
-    def _list(self, found: _Listing, feed: str, first: date, last: date, type: str | None) -> None:
+    def _list(self, found: _Listing, asked: _Asked) -> None:
         """Files of at most a week, asked for in as many parts as the API's limit of files makes necessary."""
-        asked = {"feed": feed, "from": first, "to": last, "type": type}
+        feed, first, last, type, kind = asked
+        query = {"feed": feed, "from": first, "to": last, "type": type, "kind": None if kind == "parquet" else kind}
         try:
-            answer = self._http.json("/v1/data/download", asked)
+            answer = self._http.json("/v1/data/download", query)
         except ApiError as error:
             if error.status != 400 or error.field != "from":
                 raise
             if first < last:
                 middle = first + (last - first) // 2
-                self._list(found, feed, first, middle, type)
-                self._list(found, feed, middle + timedelta(days=1), last, type)
+                self._list(found, asked._replace(last=middle))
+                self._list(found, asked._replace(first=middle + timedelta(days=1)))
             elif type is None:
                 types = {name for row in self.feeds() if row.get("name") == feed for name in row["messageTypes"]}
-                for name in sorted(types):
-                    self._list(found, feed, first, last, name)
+                for name in PROOF_TYPES if kind == "proof" else sorted(types):
+                    self._list(found, asked._replace(type=name))
             else:
                 raise
             return
         files = [File.parse(told, self._url) for told in _rows(answer, "files")]
         for file in files:
-            if file.feed != feed or not first <= file.hour.date() <= last or type not in {None, file.type}:
+            right = file.feed == feed and type in {None, file.type} and file.path.startswith(f"{KINDS[kind]}/")
+            if not right or not (first <= file.hour.date() <= last or file.type == CHAIN):
                 raise IntegrityError(f"{file.path} was not asked for")
         found.files += files
         found.missing += _rows(answer, "missing")
@@ -285,14 +310,24 @@ class Client:
             raise ApiError("the answer does not say which days it is about", code="bad_answer") from None
         found.days.update(_scan.days(max(first, begin), min(last, end)))
 
-    def _renewed(self, file: File) -> File:
-        """The file as it is now, with a fresh URL."""
-        day, found = file.hour.date(), _Listing()
-        self._list(found, file.feed, day, day, file.type)
+    def _renewed(self, kind: str, reached: date, file: File) -> File:
+        """The file as it is now, with a fresh URL; a chain is given with any day that the key reaches."""
+        day, found = reached if file.type == CHAIN else file.hour.date(), _Listing()
+        self._list(found, _Asked(file.feed, day, day, file.type, kind))
         for one in found.files:
             if one.path == file.path:
                 return one
         raise ClientError(f"{file.path} is no longer there")
+
+
+class _Asked(NamedTuple):
+    """A question for files."""
+
+    feed: str
+    first: date
+    last: date
+    type: str | None
+    kind: str
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from ssmd_assets.defs.quality.jobs import daily_quality, daily_quality_schedule
 from ssmd_assets.defs.quality.reconciliation import trade_reconciliation
 from ssmd_assets.defs.quality.reports import diagnosis_report, volume_report
 from ssmd_assets.defs.quality.scores import daily_scores
-from ssmd_assets.defs.quality.sensors import run_failures, stale_feeds
+from ssmd_assets.defs.quality.sensors import run_failures, run_recoveries, stale_feeds
 from ssmd_assets.defs.resources import Environment
 from ssmd_assets.defs.secmaster.assets import rest_specs, secmaster_assets
 from ssmd_assets.defs.secmaster.first_syncs import first_syncs, secmaster_first
@@ -35,7 +35,7 @@ defs = dg.Definitions(
     ],
     jobs=[hourly_datasets, secmaster_first, upload_job, daily_quality],
     schedules=[*sync_schedules(), upload_schedule, daily_quality_schedule],
-    sensors=[sealed_hours, first_syncs, run_failures, stale_feeds],
+    sensors=[sealed_hours, first_syncs, run_failures, run_recoveries, stale_feeds],
     resources={"environment": Environment()},
     # A process for each step costs more than the step: 3.6-4.9 s against 12-20 s for one asset with two checks.
     executor=dg.in_process_executor,

@@ -106,7 +106,7 @@ def installed_api(installation: Installation, tmp_path: Path) -> Iterator[ApiRig
     """A running API on the installation, with a copy of its database and links to its files."""
     data = tmp_path / "data"
     data.mkdir()
-    for name in ("archive", "datasets"):
+    for name in ("archive", "datasets", "proof"):
         (data / name).symlink_to(installation.data / name)
     with (
         installation.copy(f"copy_{os.getpid()}_{next(_NUMBERS)}") as url,

@@ -32,7 +32,7 @@ Ask = Callable[..., httpx2.Response]
 def rig(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiRig]:
     """One running API on the installation for all tests here: each changes rows that no other one looks at."""
     folder = tmp_path_factory.mktemp("graphql")
-    for name in ("archive", "datasets"):
+    for name in ("archive", "datasets", "proof"):
         (folder / name).symlink_to(installation.data / name)
     with (
         installation.copy(f"graphql_{os.getpid()}") as url,

@@ -28,7 +28,7 @@ def rig(installation: Installation, tmp_path: Path) -> Iterator[ApiRig]:
     """The installation with a provider of models."""
     data = tmp_path / "data"
     data.mkdir()
-    for name in ("archive", "datasets"):
+    for name in ("archive", "datasets", "proof"):
         (data / name).symlink_to(installation.data / name)
     with FakeUpstream().running() as upstream, installation.copy("schemathesis") as url:
         usage = {"prompt_tokens": 1, "completion_tokens": 1}

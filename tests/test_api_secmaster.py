@@ -274,7 +274,7 @@ def test_ids_are_taken_as_paths_have_them(told: Told) -> None:
 def test_quality_is_told_as_it_was_scored(told: Told) -> None:
     scores = told.ask("/v1/health/daily")["scores"]
     assert [(one["date"], one["feed"], one["grade"], one["score"]) for one in scores] == [
-        ("2026-11-21", "kalshi", "F", 99.0),  # its composite score is 0
+        ("2026-11-21", "kalshi", "A", 99.0),  # its own, though the composite score is 0
         ("2026-11-21", "kraken", "F", 50.0),
         ("2026-11-20", "kalshi", "A", 91.5),
     ]

@@ -132,6 +132,10 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
         assert (feed["lost"], feed["duplicated"], feed["rejected"]) == (0, 0, 0)
         assert feed["sent"] >= 5_000
         assert feed["rows"] >= 1_000
+    quality = result["quality"]
+    assert quality["problems"] == [] and len(quality["streams"]) == len(result["feeds"])
+    assert quality["source"] == "rules" and quality["resolved"] == quality["citations"] > 0
+    assert all(stream["failed"] == 0 and stream["untrusted"] == 0 for stream in quality["streams"])
     lines = first_steps(tmp_path / "demo", Path(sys.executable).parent, result["hour"][:10])
     try:
         pasted = subprocess.run(["bash", "-e", "-c", lines], capture_output=True, text=True, timeout=110, check=False)

@@ -27,7 +27,7 @@ from ssmd_core.reports.collect import RunFailure
 from ssmd_core.reports.diagnosis import diagnose
 from ssmd_core.reports.mails import diagnosis_mail_of, volume_mail_of
 from ssmd_core.reports.model import MAX_TOKENS, ModelSettings
-from ssmd_core.reports.store import Made, load
+from ssmd_core.reports.store import Made, load, save
 from ssmd_core.reports.volume import analyze_volume
 from ssmd_core.reports.volume_inputs import TopTicker, VolumeInput
 
@@ -91,7 +91,9 @@ def test_an_answer_is_stored_with_what_it_took(provider: FakeUpstream, bad: str)
     assert (report.input_tokens, report.output_tokens) == (1200, 340)
     assert report.cost_usd == (1200 * Decimal(2) + 340 * Decimal(10)) / 1_000_000
     assert report.model == "claude-sonnet-5-5"
-    assert report.body["feeds"][0]["issue"] == "Two hours are not whole."
+    kalshi, kraken = report.body["feeds"]
+    assert kraken["issue"] == "Two hours are not whole."
+    assert "1 change of the message format" in kalshi["issue"]
 
     asked, headers = provider.asked[0]
     assert headers["authorization"] == f"Bearer {KEY}"
@@ -263,7 +265,8 @@ def test_claims_without_their_rows_are_dropped(provider: FakeUpstream, bad: str)
     assert made.report.dropped_claims == len(wrong) + 2 + 1
     assert "10 claims were dropped" in made.report.note
     assert [one["text"] for one in body["recommendations"]] == ["Look at the network."]
-    assert [one["feed"] for one in body["feeds"]] == ["kraken"]
+    assert [one["feed"] for one in body["feeds"]] == ["kalshi", "kraken"]
+    assert "Told by rules, not by the model: kalshi." in made.report.note
     assert body["trends"] == []
 
 
@@ -274,14 +277,95 @@ def test_red_rows_cannot_be_talked_green(provider: FakeUpstream, bad: str) -> No
         summary={"text": "All feeds are fine.", "citations": ["score:kalshi:2026-11-21"]},
     )
     made = run(bad, settings(provider))
-    assert made.report.status == "RED"
-    assert made.report.body["feeds"][0]["status"] == "RED"
-    assert "The status of kraken, the whole was raised to what the rows say." in made.report.note
-    provider.answer = _invalid(overall_status="GREEN", feeds=[])
-    made = run(bad, settings(provider), force=True)
-    assert made.report.status == "RED"
-    assert [(one["feed"], one["status"]) for one in made.report.body["feeds"]] == [("kraken", "RED")]
-    assert "Added by rules" in made.report.note
+    report = made.report
+    assert (report.status, report.dropped_claims) == ("RED", 1)
+    assert [(one["feed"], one["status"]) for one in report.body["feeds"]] == [("kalshi", "YELLOW"), ("kraken", "RED")]
+    assert "well" not in json.dumps(report.body["feeds"]) and "fine" not in report.body["summary"]
+    assert "called the day GREEN, milder than the rows; the summary is by rules" in report.note
+    assert "Told by rules, not by the model: kalshi, kraken." in report.note
+
+
+def test_green_rows_cannot_be_talked_red(provider: FakeUpstream, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        good_day(connection)
+    made = run(database_url, settings(provider), force=True)
+    assert (made.report.status, made.report.body["feeds"], made.report.dropped_claims) == ("GREEN", [], 3)
+    assert "called the day RED, which no claim of it shows" not in made.report.note  # nothing of it is left
+    provider.answer = _invalid(
+        feeds=[{**FEED, "citations": ["score:kraken:2026-11-21"]}],
+        trends=[],
+        recommendations=[{"text": "Go on.", "citations": ["score:kraken:2026-11-21"]}],
+    )
+    made = run(database_url, settings(provider), force=True)
+    assert (made.report.status, made.report.body["feeds"], made.report.dropped_claims) == ("GREEN", [], 1)
+    assert "called the day RED, which no claim of it shows" in made.report.note
+
+
+@pytest.mark.parametrize(
+    ("text", "citations"),
+    [
+        ("kraken lost data.", ["score:kalshi:2026-11-21"]),
+        ("Kraken Futures lost data.", ["score:kraken:2026-11-21"]),
+        ("\uff4braken lost data.", ["score:kalshi:2026-11-21"]),
+        ("kr\u0430ken lost data.", ["score:kraken:2026-11-21"]),
+        ("It was lost on 2026-11-20.", ["score:kraken:2026-11-21"]),
+        ("It was lost on 2026-11-21T14:00.", ["score:kraken:2026-11-15"]),
+        ("\u200b\u202e", ["score:kraken:2026-11-21"]),
+        ("Sell on evil.shop today.", ["score:kraken:2026-11-21"]),
+        ("Open evil.tld/path.", ["score:kraken:2026-11-21"]),
+        ("Lost.", ["score:Kraken:2026-11-21"]),
+        ("Lost.", ["score:kraken:2026-11-21 "]),
+    ],
+)
+def test_rows_that_exist_and_say_something_else_are_no_evidence(
+    provider: FakeUpstream, bad: str, text: str, citations: list[str]
+) -> None:
+    provider.answer = _invalid(recommendations=[{"text": text, "citations": citations}])
+    made = run(bad, settings(provider))
+    assert (made.report.body["recommendations"], made.report.dropped_claims) == ([], 1)
+
+
+def test_a_claim_about_a_feed_needs_a_row_of_the_day_that_shows_it(provider: FakeUpstream, bad: str) -> None:
+    kalshi = {**FEED, "feed": "kalshi", "issue": "It lost data.", "citations": ["score:kalshi:2026-11-21"]}
+    earlier = {**FEED, "citations": ["score:kraken:2026-11-15"]}
+    provider.answer = _invalid(feeds=[kalshi, earlier])
+    made = run(bad, settings(provider))
+    assert made.report.dropped_claims == 2
+    assert "Told by rules, not by the model: kalshi, kraken." in made.report.note
+    # A score that is GREEN shows nothing, a change of the format does.
+    provider.answer = _invalid(feeds=[{**kalshi, "citations": ["drift:1"]}])
+    assert run(bad, settings(provider), force=True).report.body["feeds"][0]["status"] == "RED"
+
+
+def test_a_models_report_is_not_given_up_for_one_by_rules(provider: FakeUpstream, bad: str) -> None:
+    first = run(bad, settings(provider)).report
+    without = run(bad, None)
+    assert (without.cached, without.report) == (True, first)
+    provider.answer = lambda body: failing(401)
+    for _ in range(2):
+        again = run(bad, settings(provider), force=True).report
+        assert (again.source, again.body["feeds"]) == ("model", first.body["feeds"])
+        assert again.note.count("Asked again in vain") == 1 and again.note in again.body["note"]
+
+    async def two() -> list[Made]:
+        """The rules are quick while a model thinks."""
+        async with await connect(bad, name="a") as one, await connect(bad, name="b") as other:
+            return await asyncio.gather(diagnose(one, DAY, model=settings(provider)), diagnose(other, DAY, model=None))
+
+    with psycopg.connect(bad, autocommit=True) as connection:
+        drift(connection, "kraken", "data.new", "another one", moment(20))
+    provider.answer = lambda body: message(json.dumps(diagnosis()))
+    provider.delay_s = 0.3
+    asyncio.run(two())
+    assert run(bad, None).report.source == "model"
+    # The same the other way round: what came in between stands.
+    by_rules = replace(first, source="rules", note="late", input_sha256=run(bad, None).report.input_sha256)
+
+    async def late() -> bool:
+        async with await connect(bad, name="c") as connection:
+            return await save(connection, by_rules)
+
+    assert not asyncio.run(late())
 
 
 SAYS = (
@@ -460,9 +544,17 @@ def test_settings_say_what_is_wrong() -> None:
         ("ANTHROPIC_BASE_URL", "ftp://host"),
         ("ANTHROPIC_BASE_URL", "https://user:pass@host"),
         ("ANTHROPIC_BASE_URL", "https://host:99999"),
+        ("ANTHROPIC_BASE_URL", "http://host"),
+        ("ANTHROPIC_BASE_URL", "https://host/?key=1"),
+        ("ANTHROPIC_BASE_URL", "https://@host"),
+        ("ANTHROPIC_BASE_URL", "https://host\\@evil.example"),
         ("SSMD_REPORT_MODEL", "a model"),
     ):
         with pytest.raises(ConfigError, match=name):
             ModelSettings.from_environment({"ANTHROPIC_API_KEY": KEY, name: value})
+    for key in ("sk-a\nb", "sk-ä", "sk a"):
+        with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY") as refused:
+            ModelSettings.from_environment({"ANTHROPIC_API_KEY": key})
+        assert key not in str(refused.value)
     found = ModelSettings.from_environment({"ANTHROPIC_API_KEY": KEY})
     assert found and KEY not in repr(found)

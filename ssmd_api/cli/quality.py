@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from dataclasses import asdict
 from datetime import date, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssmd_api.cli.mail import PreviewOption, check_mail, deliver
 from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, service_environment
 from ssmd_api.cli.secmaster import JsonOption
 from ssmd_api.cli.tables import print_table, with_database
@@ -26,13 +28,14 @@ def daily(
     day: Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="UTC; default yesterday.")] = None,
     as_json: JsonOption = False,
     mail: Annotated[bool, typer.Option("--mail", help="Send the health mail (SMTP_HOST, SMTP_TO).")] = False,
-    preview: Annotated[Path | None, typer.Option(help="Write the mail to this file, and send nothing.")] = None,
+    preview: PreviewOption = None,
 ) -> None:
     """Score a day and write it down: every hour, every feed, every parquet file; exit 1 if the day is RED."""
     from ssmd_core.datasets.coverage import Manifests
     from ssmd_core.db.connect import now_of
     from ssmd_core.quality.collect import score_and_store
     from ssmd_core.quality.mails import health_mail_of
+    from ssmd_stream.proved import load_missing
 
     with clear_errors():
         environment = service_environment()
@@ -42,7 +45,11 @@ def daily(
         if wanted > now.date():
             raise ConfigError(f"--date {wanted} has not begun")
 
+        if mail:
+            check_mail(environment, preview)
+
         async def work(connection: psycopg.AsyncConnection) -> tuple[Scored, Mail]:
+            await load_missing(connection, settings, wanted, wanted)
             manifests = Manifests(settings.archive_root, settings.dataset_root)
             scored = await score_and_store(connection, manifests, wanted, now)
             return scored, await health_mail_of(connection, scored)
@@ -53,9 +60,9 @@ def daily(
         else:
             _print(scored)
         if mail or preview is not None:
-            from ssmd_api.cli.mail import deliver
-
-            deliver(message, preview, environment, f"health of {wanted}")
+            # Whoever reads JSON from stdout gets nothing else on it.
+            with contextlib.redirect_stdout(sys.stderr):
+                deliver(message, preview, environment, f"health of {wanted}")
         if scored.day.status == "RED":
             raise typer.Exit(EXIT_FAILED)
 

@@ -19,6 +19,8 @@ class FileKind(StrEnum):
 
     parquet = "parquet"
     raw = "raw"
+    proof = "proof"
+    backfill = "backfill"
 
 
 @share_app.callback(invoke_without_command=True)
@@ -29,7 +31,9 @@ def share(
     from_: Annotated[str, typer.Option("--from", help="First day.")] = "",
     to: Annotated[str, typer.Option("--to", help="Last day; seven days at most.")] = "",
     type_: Annotated[str, typer.Option("--type", help="One message type; default all.")] = "",
-    kind: Annotated[FileKind, typer.Option(help="raw: the archive's own .jsonl.gz files.")] = FileKind.parquet,
+    kind: Annotated[
+        FileKind, typer.Option(help="raw: the archive's own .jsonl.gz files; proof: ledgers and chain.")
+    ] = FileKind.parquet,
     expires: Annotated[str, typer.Option(help="How long the URLs hold, 1h to 12h.")] = "12h",
     as_json: Annotated[bool, typer.Option("--json", help="Print the API's whole answer.")] = False,
 ) -> None:

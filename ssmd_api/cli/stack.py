@@ -235,10 +235,10 @@ def _print_demo(result: DemoResult, folder: Path) -> None:
 
     console = Console()
     table = Table(title=f"The hour {result.hour} UTC, {result.total_s:.0f} s from start to here", padding=(0, 0))
-    for name in ("feed", "sent", "captured", "archived", "rejected", "lost", "duplicated", "frames/s"):
+    for name in ("feed", "sent", "captured", "archived", "rejected", "lost", "duplicated"):
         table.add_column(name, justify="left" if name == "feed" else "right", no_wrap=True)
     for feed in result.feeds:
-        counts = (feed.sent, feed.captured, feed.archived, feed.rejected, feed.lost, feed.duplicated, feed.frames_per_s)
+        counts = (feed.sent, feed.captured, feed.archived, feed.rejected, feed.lost, feed.duplicated)
         table.add_row(feed.stream.partition("/")[0], *(f"{count:,}" for count in counts))
     console.print(table)
     files = [(feed.archive_files, feed.parquet_files, feed.rows) for feed in result.feeds]

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-State = Literal["missing", "not_built", "partial", "not_uploaded"]
+State = Literal["missing", "not_built", "partial", "not_uploaded", "not_proved"]
 
 
 class FeedEntry(msgspec.Struct, rename="camel"):
@@ -88,8 +88,9 @@ class Offer(msgspec.Struct, rename="camel"):
     """A file that can be downloaded.
 
     Attributes:
-        hour: `HHMM` of its first minute.
-        type: None for a raw file, which holds all types.
+        date, hour: `HHMM` of its first minute; both "" for a chain, which is of all hours.
+        type: message type; of a proof's file what it is; None for a raw file, which holds all types.
+        row_count: None where it is not known: of a proof's files.
         signed_url, expires_at: set once it is signed.
     """
 
@@ -101,7 +102,7 @@ class Offer(msgspec.Struct, rename="camel"):
     hour: str
     bytes: int
     sha256: str
-    row_count: int
+    row_count: int | None
     signed_url: str = ""
     expires_at: datetime = datetime.min.replace(tzinfo=UTC)
 
@@ -111,8 +112,9 @@ class MissingHour(msgspec.Struct, rename="camel"):
 
     Attributes:
         state: `missing`: nothing of it is archived. `partial`: some of its four slots are. `not_built`: it is
-            archived, its datasets are not made. `not_uploaded`: more of it is here than in the object store. An hour
-            that is none of these is complete: a type without a file had no message.
+            archived, its datasets are not made. `not_proved`: it is archived, and no ledger says yet what came of it;
+            only of `proof`. `not_uploaded`: more of it is here than in the object store. An hour that is none of these
+            is there: a type without a file had no message.
     """
 
     stream: str
@@ -127,7 +129,7 @@ class Download(msgspec.Struct, rename="camel"):
     Attributes:
         from_, to: the days, as far as the key reaches.
         type: that was asked for; None for all.
-        kind: `parquet`, or `raw` for the archive's own files.
+        kind: `parquet`, `raw` for the archive's own files, `proof` or `backfill`.
         missing: hours until now that are not among the files, or not in full.
         expires_in: seconds for which every URL is good.
     """

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from ssmd_core.storage.layout import StoredFile
+from ssmd_core.storage.layout import StoredFile, content_type
 
 _CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
@@ -72,7 +72,7 @@ def content_response(request: Request, file: FileIO, stored: StoredFile, sha256:
             span, status = found, 206
             headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{size}"
     headers["Content-Length"] = str(span.end - span.start)
-    media_type = stored.day.kind.content_type
+    media_type = content_type(stored.name)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(_chunks(file, span), status, headers, media_type)

@@ -15,6 +15,9 @@ from ssmd_core.storage.layout import Kind
 if TYPE_CHECKING:
     from ssmd_api.services import Services
 
+#: What the trees are called in questions and answers.
+KINDS = {"parquet": Kind.PARQUET, "raw": Kind.RAW, "proof": Kind.PROOF, "backfill": Kind.BACKFILL}
+
 
 async def download(
     services: Services,
@@ -62,7 +65,7 @@ async def download(
         from_=first,
         to=last,
         type=message_type,
-        kind="raw" if kind is Kind.RAW else "parquet",
+        kind=next(name for name, one in KINDS.items() if one is kind),
         files=offers,
         missing=missing,
         expires_in=int(life.total_seconds()),

@@ -1,17 +1,21 @@
-"""What the manifests say there is: in the data folder, or in the object store where downloads come from.
+"""What the manifests and chains say there is: in the data folder, or in the object store where downloads come from.
 
-Only what a manifest names is offered. A manifest is read again when it has changed.
+Only what a manifest or a ledger names is offered; nothing names a backfill. What says so is read again when it has
+changed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import structlog
 
 from ssmd_api.errors import UnavailableError
@@ -19,7 +23,9 @@ from ssmd_core.archive.manifest import Manifest, load_manifest
 from ssmd_core.datasets.catalog import Catalog, load_catalog
 from ssmd_core.datasets.manifest import ParquetManifest, load_parquet_manifest
 from ssmd_core.errors import ArchiveError
-from ssmd_core.storage.layout import CATALOG_NAME, Day, Kind
+from ssmd_core.proof.chain import CHAIN, readable
+from ssmd_core.proof.ledger import decode
+from ssmd_core.storage.layout import CATALOG_NAME, Day, Kind, chain_file
 from ssmd_core.storage.store import Storage, StorageError
 
 log = structlog.get_logger()
@@ -30,8 +36,39 @@ _READ_AT_ONCE = 16
 _T = TypeVar("_T")
 
 
+class Chain(NamedTuple):
+    """A stream's chain.
+
+    Attributes:
+        ledgers: SHA-256 of each hour's newest ledger.
+    """
+
+    sha256: str
+    bytes: int
+    ledgers: Mapping[str, str]
+
+
+class LedgerFile(NamedTuple):
+    """An hour's ledger.
+
+    Attributes:
+        outputs: SHA-256 of the files that it names.
+    """
+
+    sha256: str
+    outputs: Mapping[str, str]
+
+
+class BackfillFile(NamedTuple):
+    """A file that nothing else tells of."""
+
+    sha256: str
+    bytes: int
+    rows: int
+
+
 class Holdings:
-    """Manifests and the catalog.
+    """Manifests, the catalog, chains and ledgers.
 
     Args:
         data: data folder.
@@ -67,6 +104,50 @@ class Holdings:
             UnavailableError: see `catalog`.
         """
         return await self._load(Day(Kind.PARQUET, feed, stream, date).manifest, load_parquet_manifest)
+
+    async def chain(self, feed: str, stream: str) -> Chain | None:
+        """A stream's chain; lines that cannot be read name nothing.
+
+        Raises:
+            UnavailableError: see `catalog`.
+        """
+        stored = chain_file(feed, stream)
+        return await self._load(stored.day.file(stored.name), _load_chain)
+
+    async def ledger(self, path: str) -> LedgerFile | None:
+        """A ledger's file.
+
+        Raises:
+            UnavailableError: see `catalog`.
+        """
+        return await self._load(path, lambda folder: _load_ledger(folder / path.rpartition("/")[2]))
+
+    async def backfill(self, path: str) -> BackfillFile | None:
+        """A backfill's file.
+
+        Raises:
+            UnavailableError: see `catalog`.
+        """
+        return await self._load(path, lambda folder: _load_backfill(folder / path.rpartition("/")[2]))
+
+    async def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each file in a folder, by name.
+
+        Raises:
+            UnavailableError: the store is away.
+        """
+        try:
+            return await asyncio.to_thread(self._sizes, folder)
+        except (StorageError, OSError) as error:
+            log.error("folder_unreadable", path=folder, error=str(error))
+            raise UnavailableError(f"{folder} cannot be read now") from error
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        if self._storage is not None:
+            found = self._storage.objects(folder)
+            return {path.removeprefix(f"{folder}/"): size for path, size, _ in found}
+        here = self._data / folder
+        return {path.name: path.stat().st_size for path in here.iterdir()} if here.is_dir() else {}
 
     async def _load(self, path: str, load: Callable[[Path], _T | None]) -> _T | None:
         try:
@@ -111,6 +192,27 @@ class Holdings:
         self._kept.move_to_end(path)
         while len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)
+
+
+def _load_chain(folder: Path) -> Chain:
+    content = (folder / CHAIN).read_bytes()
+    # By the same bytes as the hash: the file may grow meanwhile.
+    ledgers = {entry.hour: entry.ledger for entry in readable(content.split(b"\n")[:-1])}
+    return Chain(hashlib.sha256(content).hexdigest(), len(content), ledgers)
+
+
+def _load_ledger(path: Path) -> LedgerFile:
+    content = path.read_bytes()
+    return LedgerFile(hashlib.sha256(content).hexdigest(), decode(content, path.name).outputs)
+
+
+def _load_backfill(path: Path) -> BackfillFile:
+    content = path.read_bytes()
+    try:
+        rows = pq.read_metadata(pa.BufferReader(content)).num_rows
+    except pa.ArrowException as error:
+        raise ArchiveError(f"{path.name}: no parquet file: {error}") from error
+    return BackfillFile(hashlib.sha256(content).hexdigest(), len(content), rows)
 
 
 def _load_bytes(name: str, content: bytes, load: Callable[[Path], _T | None]) -> _T | None:

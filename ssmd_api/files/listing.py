@@ -20,6 +20,7 @@ from ssmd_api.files.answers import (
     State,
 )
 from ssmd_api.files.holdings import Holdings
+from ssmd_api.files.proofs import PROOF_TYPES, backfill_files, not_proved, proof_files
 from ssmd_api.params import shown
 from ssmd_api.routing import days_between
 from ssmd_core.archive.manifest import Manifest
@@ -111,7 +112,8 @@ async def files(
     """
     if message_type is not None and kind is Kind.RAW:
         raise InvalidRequestError("type: raw files hold all types; leave it out", field="type")
-    if message_type is not None and message_type not in (known := dataset_types(feed)):
+    known = PROOF_TYPES if kind is Kind.PROOF else dataset_types(feed)
+    if message_type is not None and message_type not in known:
         raise InvalidRequestError(f"type: {shown(message_type)} is none of {', '.join(known)}", field="type")
     streams = await _streams(holdings, feed)
     if stream is not None:
@@ -119,15 +121,19 @@ async def files(
             raise InvalidRequestError(f"stream: {shown(stream)} is none of {', '.join(streams)}", field="stream")
         streams = [stream]
     offers: list[Offer] = []
-    missing: list[MissingHour] = []
     days = [(name, f"{day}") for name in streams for day in days_between(first, last)]
-    for (name, day), (raw, parquet) in zip(days, await _manifests(holdings, feed, days), strict=True):
-        folder = Day(kind, feed.name, name, day)
-        found = _raw_offers(raw, folder) if kind is Kind.RAW else _parquet_offers(parquet, folder)
-        offers += [offer for offer in found if message_type in {None, offer.type}]
-        missing += _missing(raw, parquet, name, day, now, kind)
+    if kind is Kind.PROOF:
+        offers = await proof_files(holdings, feed.name, days)
+    elif kind is Kind.BACKFILL:
+        offers = await backfill_files(holdings, feed.name, days)
+    else:
+        for (name, day), (raw, parquet) in zip(days, await _manifests(holdings, feed, days), strict=True):
+            folder = Day(kind, feed.name, name, day)
+            offers += _raw_offers(raw, folder) if kind is Kind.RAW else _parquet_offers(parquet, folder)
+    offers = [offer for offer in offers if message_type in {None, offer.type}]
+    missing = await _missing_of(holdings, feed, days, now, kind)
     if local is not None:
-        missing = await _not_uploaded(missing, local, feed, days, now, kind)
+        missing = _not_uploaded(missing, await _missing_of(local, feed, days, now, kind))
     if len(offers) > MAX_FILES:
         raise InvalidRequestError(
             f"{len(offers)} files, {MAX_FILES} is the most for one answer: ask for fewer days, one type or one stream",
@@ -144,19 +150,25 @@ async def _manifests(
     return list(zip(raws, parquets, strict=True))
 
 
-async def _not_uploaded(
-    missing: list[MissingHour],
-    local: Holdings,
-    feed: Feed,
-    days: Sequence[tuple[str, str]],
-    now: datetime,
-    kind: Kind,
+async def _missing_of(
+    holdings: Holdings, feed: Feed, days: Sequence[tuple[str, str]], now: datetime, kind: Kind
 ) -> list[MissingHour]:
+    """The hours until now that are not there in full; a backfill has none that should be."""
+    if kind is Kind.BACKFILL:
+        return []
+    manifests = await _manifests(holdings, feed, days)
+    if kind is Kind.PROOF:
+        return await not_proved(holdings, feed.name, days, [raw for raw, _ in manifests], now)
+    return [
+        hour
+        for (stream, day), (raw, parquet) in zip(days, manifests, strict=True)
+        for hour in _missing(raw, parquet, stream, day, now, kind)
+    ]
+
+
+def _not_uploaded(missing: Sequence[MissingHour], locally: Sequence[MissingHour]) -> list[MissingHour]:
     """The hours, with another state where the data folder has more of them."""
-    here: dict[tuple[str, str, str], State] = {}
-    for (stream, day), (raw, parquet) in zip(days, await _manifests(local, feed, days), strict=True):
-        for hour in _missing(raw, parquet, stream, day, now, kind):
-            here[stream, day, hour.hour] = hour.state
+    here = {(hour.stream, hour.date, hour.hour): hour.state for hour in locally}
     return [
         hour if here.get((hour.stream, hour.date, hour.hour)) == hour.state else _as_not_uploaded(hour)
         for hour in missing

@@ -26,6 +26,7 @@ from ssmd_api.auth.authenticator import principal_of
 from ssmd_api.errors import ApiError, ForbiddenError, NotFoundError
 from ssmd_api.files.content import content_response
 from ssmd_api.files.holdings import Holdings
+from ssmd_api.files.proofs import named_sha256
 from ssmd_api.files.signing import Grant, check
 from ssmd_core.storage.layout import Kind, StoredFile, parse_path
 
@@ -128,13 +129,15 @@ class Server:
         principal = await self._owner(call.services, key_prefix)
         if principal is None:
             raise ForbiddenError("the API key of this URL has been revoked, or has expired")
-        day = date.fromisoformat(stored.day.date)
         principal.check_scope(Scope.DATASETS_READ)
         principal.check_feed(stored.day.feed)
-        principal.check_days(day, day)
+        first, last = principal.first_day, principal.last_day
+        if stored.day.date:  # a chain is of all days
+            first = last = date.fromisoformat(stored.day.date)
+            principal.check_days(first, last)
         call.found_principal = principal
         call.request.scope["state"]["key_prefix"] = principal.key_prefix
-        call.feeds, call.first_day, call.last_day = (stored.day.feed,), day, day
+        call.feeds, call.first_day, call.last_day = (stored.day.feed,), first, last
 
     async def _owner(self, services: Services, key_prefix: str) -> Principal | None:
         generation = services.changes.generation(("api_keys",))
@@ -155,8 +158,10 @@ class Server:
         return principal
 
     async def _listed(self, stored: StoredFile) -> str | None:
-        """The SHA-256 that the manifest gives for the file; None if it does not name it."""
+        """The SHA-256 that the manifest or the ledger gives for the file; None if none names it."""
         day, name = stored
+        if day.kind in {Kind.PROOF, Kind.BACKFILL}:
+            return await named_sha256(self._holdings, stored)
         if day.kind is Kind.RAW:
             raw = await self._holdings.raw(day.feed, day.stream, day.date)
             entry = raw.file(name) if raw else None
@@ -192,8 +197,7 @@ class Server:
         """Write the access down, once for each URL: a reader of parquet asks for many ranges of one file."""
         if signature in self._recorded:
             return
-        message_type = stored.name.rpartition("_")[0] if stored.day.kind is Kind.PARQUET else None
-        await record(call, stored.day.feed, message_type=message_type, files=1)
+        await record(call, stored.day.feed, message_type=stored.type, files=1)
         self._recorded[signature] = None
         while len(self._recorded) > _MAX_KEPT:
             self._recorded.popitem(last=False)

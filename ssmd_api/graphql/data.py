@@ -129,7 +129,7 @@ SCORE = object_type("QualityScore", "How good the captured data of a day is.", {
     "feed": graphene.Field(_TEXT, required=True),
     "score": graphene.Field(graphene.Float, required=True),
     "composite_score": graphene.Field(graphene.Float),
-    "grade": graphene.Field(_TEXT, required=True, description="A to F, of the composite score where there is one."),
+    "grade": graphene.Field(_TEXT, required=True, description="A to F, of the feed's own score."),
     "gap_count": graphene.Field(graphene.Int),
     "coverage_pct": graphene.Field(graphene.Float),
     "expected_messages": graphene.Field(scalars.LONG),

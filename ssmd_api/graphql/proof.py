@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import graphene
 
 from ssmd_api.auth.access import Scope
+from ssmd_api.auth.audit import record
+from ssmd_api.errors import InvalidRequestError
 from ssmd_api.graphql import scalars
 from ssmd_api.graphql.cursors import Connection, check_first
 from ssmd_api.graphql.fields import RootField
 from ssmd_api.graphql.structs import struct_type
 from ssmd_api.graphql.types import connection_of, list_of, paging
+from ssmd_api.params import shown
 from ssmd_api.proof import hours, lists
 from ssmd_api.proof.pages import Page
 from ssmd_api.rest.proof import check_every_feed, place
@@ -53,7 +56,13 @@ def _paged(ask: Callable[[Call, int], Awaitable[Page[Any]]]) -> Callable[[Call],
 async def _hours(call: Call, limit: int) -> Page[lists.HourProof]:
     query = call.query
     return await lists.hours(
-        call.services, call.feeds, call.first_day, call.last_day, query.word, limit=limit, cursor=query.after
+        call.services,
+        call.feeds,
+        call.first_day,
+        call.last_day,
+        _among("word", query.word, lists.Word),
+        limit=limit,
+        cursor=query.after,
     )
 
 
@@ -84,7 +93,13 @@ async def _drift(call: Call, limit: int) -> Page[lists.DriftFinding]:
 async def _reconciliations(call: Call, limit: int) -> Page[lists.TradeReconciliation]:
     query = call.query
     return await lists.reconciliations(
-        call.services, call.feeds, call.first_day, call.last_day, query.status, limit=limit, cursor=query.after
+        call.services,
+        call.feeds,
+        call.first_day,
+        call.last_day,
+        _among("status", query.status, lists.Status),
+        limit=limit,
+        cursor=query.after,
     )
 
 
@@ -92,7 +107,12 @@ async def _reports(call: Call, limit: int) -> Page[lists.ReportEntry]:
     check_every_feed(call)
     query = call.query
     return await lists.reports(
-        call.services, query.kind, call.first_day, call.last_day, limit=limit, cursor=query.after
+        call.services,
+        _among("kind", query.kind, lists.ReportKind),
+        call.first_day,
+        call.last_day,
+        limit=limit,
+        cursor=query.after,
     )
 
 
@@ -101,16 +121,29 @@ async def _ledger(call: Call) -> Any:
 
 
 async def _integrity(call: Call) -> Any:
-    return await hours.integrity(call.services, *place(call), call.query.instrument, hours.MAX_INTEGRITY_ROWS)
+    return await hours.integrity(call.services, *place(call), call.query.instrument)
 
 
 async def _book(call: Call) -> Any:
     query: SimpleNamespace = call.query
     feed = call.feeds[0]
-    return await hours.book(
-        call.services, feed, hours.stream_of(feed, query.stream), query.instrument, query.at,
-        untrusted=bool(query.untrusted),
+    stream = hours.stream_of(feed, query.stream)
+    found = await hours.book(
+        call.services, feed, stream, query.instrument, query.at, untrusted=bool(query.untrusted)
     )  # fmt: skip
+    await record(call, feed, message_type="book")
+    return found
+
+
+def _among(name: str, value: str | None, words: Any) -> str | None:
+    """A word of a fixed set, or None.
+
+    Raises:
+        InvalidRequestError: it is another one: such a list would be empty whatever is there.
+    """
+    if value is not None and value not in get_args(words):
+        raise InvalidRequestError(f"{name}: {shown(value)} is none of {', '.join(get_args(words))}", field=name)
+    return value
 
 
 def _list(
@@ -200,7 +233,7 @@ FIELDS: dict[str, RootField] = {
     "drift": _list(_FINDING, _FEED | _span(), _drift, "Changes of the venues' formats.", DayRule.SPAN),
     "reconciliations": _list(
         _RECONCILED,
-        _FEED | _span() | {"status": graphene.Argument(_TEXT)},
+        _FEED | _span() | {"status": graphene.Argument(_TEXT, description="ok, missing, extra, …")},
         _reconciliations,
         "Archived trades against the venues' own lists of trades.",
         DayRule.SPAN,

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import UTC, date, datetime, time, timedelta
+import asyncio
+from collections.abc import Collection, Sequence
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import msgspec
 
-from ssmd_api.errors import NotFoundError
 from ssmd_api.proof.pages import ListOf, Page
 from ssmd_api.services import Services
+from ssmd_core.datasets.coverage import DayCoverage, day_coverage
+from ssmd_core.feeds import get
+
+Word = Literal["complete", "degraded", "empty"]
+Status = Literal["ok", "missing", "extra", "differing", "unavailable", "partial"]
+ReportKind = Literal["diagnosis", "volume"]
 
 
 class HourProof(msgspec.Struct, rename="camel", kw_only=True):
     """An hour with a ledger.
 
     Attributes:
-        word: complete, degraded or empty.
+        word: complete, degraded or empty; None if the ledger is no longer the one of what lies there.
         reasons: of the ledger, each with code, detail, from, to, count and evidence.
         totals: sums of the ledger.
         ledger_sha256, chain_number, sealed_at: its place in the signed chain.
@@ -27,7 +34,7 @@ class HourProof(msgspec.Struct, rename="camel", kw_only=True):
     feed: str
     stream: str
     hour: datetime
-    word: str
+    word: str | None
     reasons: list[Any]
     totals: dict[str, Any]
     ledger_sha256: str
@@ -127,7 +134,13 @@ class DriftFinding(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class WireShape(msgspec.Struct, rename="camel", kw_only=True):
-    """A member of a message or body, and when it was first seen."""
+    """A member of a message or body, and when it was first seen.
+
+    Attributes:
+        source: stream, or `rest`.
+        last_seen_at: or the end of the days that were asked for, if it was seen later, too.
+        presence: share of the messages that have it.
+    """
 
     feed: str
     source: str
@@ -248,7 +261,24 @@ async def hours(
 ) -> Page[HourProof]:  # fmt: skip
     """Hours with ledgers, the newest first."""
     where = [("feed = ANY(%s)", sorted(feeds)), *_span("hour", first, last)]
-    return await _HOURS.page(services, where + ([("word = %s", word)] if word else []), limit=limit, cursor=cursor)
+    page = await _HOURS.page(services, where + ([("word = %s", word)] if word else []), limit=limit, cursor=cursor)
+    await asyncio.to_thread(_as_it_lies, services, page.rows)
+    return page
+
+
+def _as_it_lies(services: Services, rows: Sequence[HourProof]) -> None:
+    """Take back words of ledgers that were changed, or whose hours were archived anew, since they were loaded."""
+    now = services.now
+
+    @cache
+    def covered(feed: str, stream: str, day: date) -> DayCoverage:
+        return day_coverage(services.captured.manifests, get(feed), stream, day, now)
+
+    for row in rows:
+        number = row.hour.hour
+        hour = covered(row.feed, row.stream, row.hour.date()).hours[number]
+        if services.captured.words.word(row.feed, row.stream, row.hour.date(), number, hour, now) != row.word:
+            row.word = None
 
 
 async def minutes(
@@ -256,7 +286,8 @@ async def minutes(
 ) -> Page[MinuteProof]:
     """The ledger's minutes of an hour, connection by connection."""
     where: list[tuple[str, object]] = [("feed = %s", feed), ("stream = %s", stream)]
-    where += [("minute >= %s", hour), ("minute < %s", hour + timedelta(hours=1))]
+    # The last hour of all time has no next one.
+    where += [("minute >= %s", hour), ("minute <= %s", hour.replace(minute=59, second=59))]
     return await _MINUTES.page(services, where, limit=limit, cursor=cursor)
 
 
@@ -290,12 +321,17 @@ async def drift(
 
 
 async def shapes(
-    services: Services, feeds: Collection[str], message_type: str | None, *, limit: int, cursor: str | None
-) -> Page[WireShape]:
-    """The log of what was seen first when."""
-    where: list[tuple[str, object]] = [("feed = ANY(%s)", sorted(feeds))]
+    services: Services, feeds: Collection[str], first: date, last: date, message_type: str | None,
+    *, limit: int, cursor: str | None,
+) -> Page[WireShape]:  # fmt: skip
+    """Members first seen in these days, by feed, source, type and path."""
+    where = [("feed = ANY(%s)", sorted(feeds)), *_span("first_seen_at", first, last)]
     where += [("message_type = %s", message_type)] if message_type else []
-    return await _SHAPES.page(services, where, limit=limit, cursor=cursor)
+    page = await _SHAPES.page(services, where, limit=limit, cursor=cursor)
+    end = datetime.combine(last, time.max, UTC)
+    for row in page.rows:
+        row.last_seen_at = min(row.last_seen_at, end)
+    return page
 
 
 async def reconciliations(
@@ -316,15 +352,3 @@ async def reports(
     where: list[tuple[str, object]] = [("report_date >= %s", first), ("report_date <= %s", last)]
     where += [("kind = %s", kind)] if kind else []
     return await _REPORTS.page(services, where, limit=limit, cursor=cursor)
-
-
-async def report(services: Services, kind: str, day: date) -> ReportEntry:
-    """One report.
-
-    Raises:
-        NotFoundError: there is none.
-    """
-    page = await reports(services, kind, day, day, limit=1, cursor=None)
-    if not page.rows:
-        raise NotFoundError(f"no {kind} report of {day}")
-    return page.rows[0]

@@ -14,18 +14,16 @@ from ssmd_api.auth.audit import record
 from ssmd_api.errors import InvalidRequestError
 from ssmd_api.files import listing
 from ssmd_api.files.answers import CatalogAnswer, Download, FeedList
-from ssmd_api.files.download import download
+from ssmd_api.files.download import KINDS, download
 from ssmd_api.files.serving import SignedQuery
 from ssmd_api.params import shown
 from ssmd_api.routing import Call, DayRule, FeedRule, Route
 from ssmd_core.feeds import FEEDS
-from ssmd_core.storage.layout import Kind
 
 MAX_DAYS = 7
 # Until the first byte: the file is read through before, once for each of its states.
 _FILE_TIMEOUT_S = 120.0
 _HOURS = re.compile(r"([1-9]|1[0-2])h\Z")
-_KINDS = {"parquet": Kind.PARQUET, "raw": Kind.RAW}
 
 
 class FeedsQuery(msgspec.Struct):
@@ -48,7 +46,8 @@ class DownloadQuery(msgspec.Struct, kw_only=True):
     Attributes:
         feed: one feed.
         to: last day, UTC, inclusive; seven days at most.
-        kind: `raw` for the archive's own files.
+        kind: `raw` for the archive's own files, `proof` for ledgers, what they name and the chain, `backfill` for
+            trades that were fetched afterwards.
         expires: how long the URLs hold, `1h` to `12h`.
     """
 
@@ -57,7 +56,7 @@ class DownloadQuery(msgspec.Struct, kw_only=True):
     to: date
     type: str | None = None
     stream: str | None = None
-    kind: Literal["parquet", "raw"] = "parquet"
+    kind: Literal["parquet", "raw", "proof", "backfill"] = "parquet"
     expires: str = "12h"
 
     def __post_init__(self) -> None:
@@ -94,7 +93,7 @@ async def _download(call: Call) -> Any:
         query.feed,
         call.first_day,
         call.last_day,
-        kind=_KINDS[query.kind],
+        kind=KINDS[query.kind],
         message_type=query.type,
         stream=query.stream,
         life=timedelta(hours=int(hours[1])),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
-from starlette.responses import FileResponse
+from starlette.responses import Response
 
 from ssmd_api.auth.access import Scope
 from ssmd_api.auth.audit import record
@@ -21,9 +21,6 @@ _Stream = Annotated[str, msgspec.Meta(description="Default is the feed's own str
 _Instrument = Annotated[
     str, msgspec.Meta(min_length=1, max_length=256, description="Market ticker, symbol, product or token id.")
 ]
-Word = Literal["complete", "degraded", "empty"]
-Status = Literal["ok", "missing", "extra", "differing", "unavailable", "partial"]
-ReportKind = Literal["diagnosis", "volume"]
 
 
 class SpanQuery(msgspec.Struct, kw_only=True):
@@ -39,7 +36,7 @@ class SpanQuery(msgspec.Struct, kw_only=True):
 class HoursQuery(SpanQuery, kw_only=True):
     """Which hours."""
 
-    word: Word | None = None
+    word: lists.Word | None = None
 
 
 class UntrustedQuery(SpanQuery, kw_only=True):
@@ -57,16 +54,13 @@ class ScoresQuery(SpanQuery, kw_only=True):
 class ReconciliationsQuery(SpanQuery, kw_only=True):
     """Which reconciliations."""
 
-    status: Status | None = None
+    status: lists.Status | None = None
 
 
-class ShapesQuery(msgspec.Struct, kw_only=True):
-    """Which members."""
+class ShapesQuery(SpanQuery, kw_only=True):
+    """Which members: those first seen in these days."""
 
-    feed: str | None = None
     type: str | None = None
-    limit: Limit = 100
-    cursor: str | None = None
 
 
 class HourQuery(msgspec.Struct, kw_only=True):
@@ -114,7 +108,7 @@ class BookQuery(msgspec.Struct, kw_only=True):
 class ReportsQuery(msgspec.Struct, kw_only=True):
     """Which reports."""
 
-    kind: ReportKind | None = None
+    kind: lists.ReportKind | None = None
     from_: date | None = msgspec.field(name="from", default=None)
     to: date | None = None
     limit: Limit = 20
@@ -231,25 +225,26 @@ async def _untrusted(call: Call) -> Any:
 
 async def _integrity(call: Call) -> Any:
     feed, stream, hour = place(call)
-    rows = await hours.integrity(call.services, feed, stream, hour, call.query.instrument, hours.MAX_INTEGRITY_ROWS)
+    rows = await hours.integrity(call.services, feed, stream, hour, call.query.instrument)
     return IntegrityAnswer(feed, stream, hour, call.query.instrument, rows)
 
 
 async def _file(call: Call) -> Any:
     feed, stream, hour = place(call)
     kind: hours.FileKind = call.query.kind
-    path = hours.file_of(call.services.settings.core, feed, stream, hour, kind)
+    name, content = await hours.file(call.services, feed, stream, hour, kind)
     await record(call, feed, message_type=kind, files=1)
-    name = f"{feed}_{stream}_{hour:%Y-%m-%dT%H}_{path.name}"
-    return FileResponse(path, media_type=hours.MEDIA_TYPES[kind], filename=name)
+    attachment = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, headers=attachment, media_type="application/octet-stream")
 
 
 async def _book(call: Call) -> Any:
     query: BookQuery = call.query
     feed = call.feeds[0]
-    return await hours.book(
-        call.services, feed, hours.stream_of(feed, query.stream), query.instrument, query.at, untrusted=query.untrusted
-    )
+    stream = hours.stream_of(feed, query.stream)
+    found = await hours.book(call.services, feed, stream, query.instrument, query.at, untrusted=query.untrusted)
+    await record(call, feed, message_type="book")
+    return found
 
 
 async def _scores(call: Call) -> Any:
@@ -270,7 +265,9 @@ async def _drift(call: Call) -> Any:
 
 async def _shapes(call: Call) -> Any:
     query: ShapesQuery = call.query
-    page = await lists.shapes(call.services, call.feeds, query.type, limit=query.limit, cursor=query.cursor)
+    page = await lists.shapes(
+        call.services, call.feeds, call.first_day, call.last_day, query.type, limit=query.limit, cursor=query.cursor
+    )
     return ShapesAnswer(page.rows, page.next_cursor)
 
 
@@ -292,7 +289,7 @@ async def _reports(call: Call) -> Any:
 
 
 def _route(
-    path: str, handler: Any, summary: str, query: type[msgspec.Struct], answer: Any, days: DayRule | None = DayRule.SPAN
+    path: str, handler: Any, summary: str, query: type[msgspec.Struct], answer: Any, days: DayRule = DayRule.SPAN
 ) -> Route:
     return Route(
         method="GET", path=path, handler=handler, summary=summary, tag="proof", scope=Scope.DATASETS_READ,
@@ -331,7 +328,7 @@ ROUTES = (
     _route("/v1/drift", _drift, "Changes of the venues' formats.", SpanQuery, DriftAnswer),
     _route(
         "/v1/drift/shapes", _shapes, "Members of messages, and when each was first seen.",
-        ShapesQuery, ShapesAnswer, None,
+        ShapesQuery, ShapesAnswer,
     ),
     _route(
         "/v1/reconciliations", _reconciliations, "Archived trades against the venues' own lists of trades.",

@@ -9,9 +9,7 @@ from typing import Any
 
 from ssmd_api.secmaster.cursors import decode_cursor, encode_cursor
 from ssmd_api.services import Services
-
-GRADES = ((90, "A"), (80, "B"), (70, "C"), (60, "D"))
-_WORST = "F"
+from ssmd_core.quality.formulas import grade_of
 
 _SCORES = (
     "SELECT check_date, feed, score, composite_score, gap_count, coverage_pct, expected_messages, actual_messages, "
@@ -31,17 +29,12 @@ _GAPS = (
 )
 
 
-def grade_of(score: Decimal | float) -> str:
-    """A to F."""
-    return next((grade for least, grade in GRADES if score >= least), _WORST)
-
-
 async def daily_scores(
     services: Services, feeds: Collection[str], first: date, last: date, *, limit: int, cursor: str | None = None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Scores of days, the newest first, and the cursor of the next page.
 
-    The grade is that of the composite score where there is one.
+    The grade is that of the feed's own score: the composite is the same for all feeds of a day.
 
     Raises:
         InvalidRequestError: a cursor of another list.
@@ -56,7 +49,7 @@ async def daily_scores(
             "feed": row["feed"],
             "score": float(row["score"]),
             "composite_score": _float(row["composite_score"]),
-            "grade": grade_of(row["score"] if row["composite_score"] is None else row["composite_score"]),
+            "grade": grade_of(row["score"]),
             "gap_count": row["gap_count"],
             "coverage_pct": _float(row["coverage_pct"]),
             "expected_messages": row["expected_messages"],
@@ -71,6 +64,9 @@ async def daily_scores(
 
 async def service_levels(services: Services, feeds: Collection[str], first: date, last: date) -> list[dict[str, Any]]:
     """Per feed the means over the days that were scored; a feed without one is not there, an unknown value is None.
+
+    `coverage_pct` is the share of the hours with data. `uptime_pct` is the share of the time in which what was asked
+    for was subscribed on an open connection, as the ledgers prove it; None where no hour is proved.
 
     Raises:
         psycopg.Error: Postgres refused or went away.
@@ -90,7 +86,7 @@ async def service_levels(services: Services, feeds: Collection[str], first: date
         found.append(
             {
                 "feed": feed,
-                "uptime_pct": coverage,
+                "uptime_pct": _mean(_told(days, "coverage")),
                 "avg_latency_ms": _mean(_told(days, "avg_latency_ms", "avgLatencyMs")),
                 "freshness_minutes": _mean(_told(days, "freshness_minutes", "freshnessMinutes", "freshnessMins")),
                 "gap_count": sum(gaps) if gaps else None,
@@ -130,11 +126,11 @@ async def gaps_of(
 
 
 def _told(days: list[dict[str, Any]], *names: str) -> list[float]:
-    """A number of each day's details, or of their member `sla`, where there is one."""
+    """A number of each day's details, or of their members `sla` and `inputs`, where there is one."""
     found = []
     for day in days:
         details = day["details"]
-        for place in (details, details.get("sla")) if isinstance(details, dict) else ():
+        for place in (details, details.get("sla"), details.get("inputs")) if isinstance(details, dict) else ():
             values = [_number(place.get(name)) for name in names] if isinstance(place, dict) else []
             if told := [value for value in values if value is not None]:
                 found.append(told[0])

@@ -11,3 +11,11 @@ def visible(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def cell(text: str) -> str:
+    """The text as it is, in a cell of a Markdown table."""
+    shown = visible(text)
+    for mark in "\\`*_[]<>|~":
+        shown = shown.replace(mark, f"\\{mark}")
+    return shown

@@ -135,9 +135,8 @@ def book_at(
     book = replay.book()
     if book is None:
         what = f"{lines:,} messages are archived from {hour:%Y-%m-%d %H:%M} to then" if lines else "nothing is archived"
-        raise NoBookError(
-            f"{feed.name}/{stream}: no book of {instrument} at {at.isoformat()}: {what}, and no snapshot of it came before"
-        )
+        where = f"{feed.name}/{stream}: no book of {instrument} at {at.isoformat()}"
+        raise NoBookError(f"{where}: {what}, and no snapshot of it came before")
     doubts = tuple(_doubts(settings, feed, stream, hour, book, at))
     if doubts and not untrusted:
         first = doubts[0]
@@ -159,9 +158,7 @@ def _lines(settings: Settings, feed: Feed, stream: str, hour: datetime) -> Itera
             yield parse_line(raw)
 
 
-def _doubts(
-    settings: Settings, feed: Feed, stream: str, hour: datetime, book: Book, at: datetime
-) -> Iterator[Doubt]:
+def _doubts(settings: Settings, feed: Feed, stream: str, hour: datetime, book: Book, at: datetime) -> Iterator[Doubt]:
     ledger = read_ledger(settings.proof_root, feed.name, stream, hour)
     if ledger is None:
         yield Doubt("not_proved", f"the hour of {hour:%Y-%m-%d %H:%M} has no ledger yet; `ssmd ledger prove` makes one")
@@ -171,7 +168,9 @@ def _doubts(
         yield Doubt("not_proved", f"the hour of {hour:%Y-%m-%d %H:%M} was archived anew since its ledger was made")
         return
     slots = {name[:4] for name in files}
-    due = [hour + timedelta(seconds=SLOT_S * number) for number in range(int((at - hour).total_seconds()) // SLOT_S + 1)]
+    due = [
+        hour + timedelta(seconds=SLOT_S * number) for number in range(int((at - hour).total_seconds()) // SLOT_S + 1)
+    ]
     if missing := [f"{slot:%H:%M}" for slot in due if f"{slot:%H%M}" not in slots]:
         yield Doubt("slots_missing", f"nothing is archived of the quarters from {', '.join(missing)}")
     names = [book.instrument, _ALL]
@@ -185,7 +184,9 @@ def _doubts(
         table = _proved_table(settings, ledger, hour, "coverage").select(["minute", "epoch", "open_s"])
         of_epoch = table.filter(pc.equal(table["epoch"], book.epoch)).to_pylist()
         if not any(row["minute"] == minute and row["open_s"] for row in of_epoch):
-            yield Doubt("not_connected", f"the connection {book.epoch} that it was built on was not open at {minute:%H:%M}")
+            yield Doubt(
+                "not_connected", f"the connection {book.epoch} that it was built on was not open at {minute:%H:%M}"
+            )
 
 
 def _proved_table(settings: Settings, ledger: Ledger, hour: datetime, kind: str) -> pa.Table:

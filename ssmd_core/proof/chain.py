@@ -89,7 +89,7 @@ def read_lines(path: Path) -> list[bytes]:
 
 def read_chain(proof_root: Path, feed: str, stream: str) -> list[Entry]:
     """The readable lines of a chain, unchecked: `verify` checks them, and names those that cannot be read."""
-    return list(_readable(read_lines(chain_path(proof_root, feed, stream))))
+    return list(readable(read_lines(chain_path(proof_root, feed, stream))))
 
 
 def newest(proof_root: Path, feed: str, stream: str) -> dict[str, Entry]:
@@ -105,7 +105,7 @@ def newest(proof_root: Path, feed: str, stream: str) -> dict[str, Entry]:
 @lru_cache(maxsize=16)
 def _newest(path: Path, *_: int) -> dict[str, Entry]:
     """The last line of every hour of a chain; a year's 8,760 lines take 20 ms to read."""
-    return {entry.hour: entry for entry in _readable(read_lines(path))}
+    return {entry.hour: entry for entry in readable(read_lines(path))}
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def append(
         content = file.read()
         lines = content.split(b"\n")
         torn = lines.pop()
-        last = [entry for entry in _readable(lines) if entry.hour == hour]
+        last = [entry for entry in readable(lines) if entry.hour == hour]
         if last and last[-1].ledger == ledger:
             return last[-1]
         if torn:
@@ -148,7 +148,8 @@ def append(
     return entry
 
 
-def _readable(lines: list[bytes]) -> Iterator[Entry]:
+def readable(lines: list[bytes]) -> Iterator[Entry]:
+    """Those of the lines that are entries, unchecked."""
     for line in lines:
         try:
             yield parse_entry(line)

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median_low
+from typing import Final
 
 from ssmd_core.proof.ordinals import UNSTAMPED
 from ssmd_core.proof.subscriptions import OWN, SILENCE_US, Story, Subscriptions
 from ssmd_core.proof.word import Seen
+
+
+# A connection for instruments that have just come to be wanted opens within seconds; none can be faster than the wish.
+_OPENING_US: Final = 30_000_000
+# A tick that is late by so much is late, not missing.
+_LATE_TICK_US: Final = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,11 @@ def lives(subscriptions: Subscriptions, end_us: int) -> dict[str, Life]:
     stories = subscriptions.stories.values()
     own = [story for story in stories if story.connection == OWN]
     newest_own = max(own, key=lambda story: (story.begins_us, story.first_us), default=None)
-    alive = newest_own is not None and newest_own.closed_us is None and newest_own.last_us >= end_us - SILENCE_US
+    alive = (
+        newest_own is not None
+        and newest_own.closed_us is None
+        and newest_own.last_us >= end_us - _usual_silence_us(newest_own)
+    )
     newest: dict[str, Story] = {}
     for story in stories:
         known = newest.get(story.connection)
@@ -66,21 +78,23 @@ def gaps(
         if life.story.connection not in (OWN, UNSTAMPED):
             by_connection.setdefault(life.story.connection, []).append(life)
     restarts = sorted(life.from_us for life in found.values() if life.story.connection == OWN and life.story.opened)
-    if not by_connection and subscriptions.wants:
+    wanted = subscriptions.wanted
+    if not by_connection and (wanted.anything or not wanted.said):
         by_connection["c0"] = []
-    seen = []
+    seen = _silences(found, start_us)
     for name, of_name in sorted(by_connection.items()):
         of_name.sort(key=lambda life: (life.from_us, life.to_us))
-        due_us = start_us if name in carried or not of_name else _due_from(of_name[0], subscriptions.wanted, start_us)
-        last_us = end_us
-        if not of_name and restarts and name in carried:
-            last_us = restarts[0]  # the connector that came then has fewer connections
+        due_us = start_us
+        if name not in carried and of_name:
+            due_us = _due_from(of_name[0], subscriptions.newly_wanted, start_us)
         open_to_us, before = due_us, ""
         for life in of_name:
             if life.from_us > open_to_us:
                 seen.append(_gap(name, open_to_us, life.from_us, before, f"seq:{life.story.open_seq}"))
             open_to_us = max(open_to_us, life.to_us)
             before = f"seq:{life.story.last_seq}"
+        # A connector that came later may have fewer connections; what they carried is then asked for on others.
+        last_us = next((at_us for at_us in restarts if at_us >= open_to_us and (of_name or name in carried)), end_us)
         retired = bool(of_name) and of_name[-1].story.done
         if open_to_us < last_us and not retired:
             seen.append(_gap(name, open_to_us, last_us, before, ""))
@@ -108,7 +122,29 @@ def _due_from(first: Life, wanted: list[int], start_us: int) -> int:
         return start_us
     # Instruments that came to be wanted within the hour: their connection was not due before.
     before = [at_us for at_us in wanted if start_us < at_us <= first.from_us]
-    return before[-1] if before else start_us
+    if not before:
+        return start_us
+    return first.from_us if first.from_us - before[-1] <= _OPENING_US else before[-1]
+
+
+def _usual_silence_us(own: Story) -> int:
+    """How long a connector's own epoch may have said nothing and still be alive."""
+    pauses = [after - before for before, after in pairwise(sorted(own.heard))]
+    return min(SILENCE_US, 2 * median_low(pauses) + _LATE_TICK_US) if pauses else SILENCE_US
+
+
+def _silences(found: dict[str, Life], start_us: int) -> list[Seen]:
+    """Times in which a connector that lived on said nothing: it was stopped, and so were its connections."""
+    seen = []
+    for life in found.values():
+        if life.story.connection == OWN:
+            begin_us = life.from_us if life.story.opened else start_us
+            for before, after in pairwise([begin_us, *sorted(life.story.heard)]):
+                if after - before > SILENCE_US:
+                    seconds = (after - before) / 1e6
+                    text = f"the connector {life.story.name} said nothing for {seconds:.1f} s"
+                    seen.append(Seen(text, -(-(after - before) // 1_000_000), before, after))
+    return seen
 
 
 def _gap(name: str, from_us: int, to_us: int, *evidence: str) -> Seen:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssmd_core.feeds.base import Feed
 from ssmd_core.proof.lines import MINUTE_US, Codes, Lines, Longs, Reader
+from ssmd_core.proof.ordinals import Ordinals
 
 # A minute's event follows within seconds; what waits longer belongs to a connection that tells nothing.
 _KEPT_US: Final = 3 * MINUTE_US
@@ -26,6 +27,7 @@ class Difference(NamedTuple):
         detail: types and numbers.
         messages: by how many they differ.
         nats_seq: of the connection's own count.
+        ordinals: first and last that the minute speaks of.
     """
 
     epoch: str
@@ -33,6 +35,7 @@ class Difference(NamedTuple):
     detail: str
     messages: int
     nats_seq: int
+    ordinals: tuple[int, int] = (0, -1)
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class LiveCounts:
         self._reader = reader
         self._compared = {name for name, kind in feed.message_types.items() if kind.schema}
         self._waiting: dict[int, _Waiting] = {}
+        self._unsure: list[tuple[int, Difference]] = []
 
     def take(self, lines: Lines) -> None:
         """The lines of a chunk, before its events."""
@@ -102,10 +106,23 @@ class LiveCounts:
             texts = [f"{live} {kind} counted, {there} archived" for kind, (live, there) in differing.items()]
             detail = f"{name} in the minute from {event['minute']}: " + "; ".join(texts[:5])
             count = sum(abs(live - there) for live, there in differing.values())
-            self.differences.append(Difference(name, minute_us, detail, count, nats_seq))
+            difference = Difference(name, minute_us, detail, count, nats_seq, (first, last))
+            if len(np.unique(held.ordinals[within])) == last - first + 1:
+                self.differences.append(difference)
+            else:
+                self._unsure.append((epoch, difference))
         later = held.ordinals > last
         since_us = max(held.since_us, minute_us + MINUTE_US)
         self._waiting[epoch] = _Waiting(last + 1, since_us, held.ordinals[later], held.kinds[later])
+
+    def settled(self, ordinals: Ordinals) -> list[Difference]:
+        """The differences that remain at the end: what a minute lacked may have come later, in a batch sent again."""
+        late = [
+            difference
+            for epoch, difference in self._unsure
+            if ordinals.lacks(epoch, difference.ordinals[0], difference.ordinals[1])
+        ]
+        return sorted([*self.differences, *late], key=lambda each: each.nats_seq)
 
 
 def _utc_us(text: str) -> int:

@@ -70,13 +70,13 @@ class Ordinals:
     """Follows the ordinals of every epoch through an hour.
 
     Args:
-        carried: last ordinal of the epochs that the hour before left open.
+        carried: last ordinal of the epochs that the hour before has seen; None if it is not proved.
 
     Attributes:
         epochs: by number, see `Reader`.
     """
 
-    def __init__(self, reader: Reader, start_us: int, carried: Mapping[str, int]) -> None:
+    def __init__(self, reader: Reader, start_us: int, carried: Mapping[str, int] | None) -> None:
         self.epochs: dict[int, EpochOrdinals] = {}
         self._reader = reader
         self._start_us = start_us
@@ -94,6 +94,11 @@ class Ordinals:
             if self._reader.epochs.names[epoch] != UNSTAMPED:
                 self._follow(epoch, lines, chosen, found)
         return sorted(found, key=lambda hole: hole.nats_seq)
+
+    def lacks(self, epoch: int, first: int, last: int) -> bool:
+        """Whether some of these ordinals of an epoch have not come."""
+        state = self.epochs.get(epoch)
+        return state is None or any(hole.first <= last and hole.last >= first for hole in state.holes)
 
     def _follow(self, epoch: int, lines: Lines, chosen: Longs, found: list[Hole]) -> None:
         state = self.epochs.get(epoch)
@@ -148,9 +153,9 @@ class Ordinals:
         )
 
     def _first_expected(self, name: str) -> int | None:
-        carried = self._carried.get(name)
-        if carried is not None:
-            return carried + 1
+        if self._carried is not None:
+            # One that the hour before has not seen begins here, whatever its name says of its age.
+            return self._carried.get(name, -1) + 1
         made_us = made_at_us(name)
         return 0 if made_us is not None and made_us >= self._start_us else None
 

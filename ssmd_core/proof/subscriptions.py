@@ -10,15 +10,15 @@ import orjson
 from ssmd_core.feeds.base import Limits
 from ssmd_core.messages.lines import Line
 from ssmd_core.proof.lines import MINUTE_US, MINUTES
+from ssmd_core.proof.wanted import ALL, Wanted
 
 #: The connector's own epoch: ticks, what is wanted, connections that could not be opened.
 OWN: Final = "k0"
-#: Stands for everything where a channel was asked for without a list.
-ALL: Final = "*"
 # Ids come off the wire: nonsense must not fill the memory.
 MAX_INSTRUMENTS: Final = 200_000
-# The connector's own epoch speaks every five seconds.
+# The connector's own epoch speaks every five seconds; where its clock runs fast, as in a rehearsal, every fifteen.
 SILENCE_US: Final = 30_000_000
+_MOST_HEARD: Final = 100_000
 #: Causes of `wanted` events other than the connector's start and the hourly repetition.
 _NEWLY_WANTED: Final = ("change", "reconcile", "asked")
 _TEXTS: Final = 5
@@ -105,6 +105,8 @@ class Story:
         opened: whether the hour holds its opening event.
         closed_us: None if the hour holds no closing event.
         done: nothing was asked for on it any more when it closed.
+        tells: whether the hour says what was asked for on it.
+        heard: when it spoke; only of the connector's own epoch.
         last_us, last_seq: its last message.
         minutes: events by minute.
         levels: (asked, acknowledged, refused) at the end of each minute until `rolled`.
@@ -122,6 +124,8 @@ class Story:
     last_seq: int = 0
     open_seq: int = 0
     speaks: bool = False
+    tells: bool = False
+    heard: list[int] = field(default_factory=list)
     minutes: dict[int, Opening] = field(default_factory=dict)
     levels: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     rolled: int = 0
@@ -138,16 +142,18 @@ class Subscriptions:
 
     Attributes:
         stories: by epoch.
-        wanted: when instruments came to be wanted while the connector ran.
-        wants: whether anything was wanted at all, or nobody said.
+        newly_wanted: when instruments came to be wanted while the connector ran.
+        wanted: what was wanted and not asked for.
+        unopened: instruments whose opening message was missed while they were captured.
         minute_events: (epoch, event, sequence), for whoever compares them; emptied by them.
         asked, acknowledged, refused: instruments that were so at some time of the hour, on any channel.
     """
 
     def __init__(self, limits: Limits, start_us: int) -> None:
         self.stories: dict[str, Story] = {}
-        self.wanted: list[int] = []
-        self.wants = False
+        self.newly_wanted: list[int] = []
+        self.wanted = Wanted()
+        self.unopened: dict[str, Told] = {}
         self.minute_events: list[tuple[str, dict[str, Any], int]] = []
         self.asked: set[str] = set()
         self.acknowledged: set[str] = set()
@@ -182,6 +188,8 @@ class Subscriptions:
         now_us = line.recv_us
         minute = self._minute_of(now_us)
         self._roll(story, minute)
+        if story.connection == OWN and len(story.heard) < _MOST_HEARD:
+            story.heard.append(now_us)
         counts = story.minutes.setdefault(minute, Opening())
         channel = str(event.get("channel", ""))
         reason = str(event.get("reason", ""))[:300]
@@ -199,12 +207,16 @@ class Subscriptions:
             case "trouble":
                 text = f"{reason}: {str(event.get('detail', ''))[:300]}"
                 _tell(story.troubles, Told(now_us, line.nats_seq, text, max(len(instruments), 1)))
+                if reason == "no_snapshot":
+                    self._miss(story, instruments, Told(now_us, line.nats_seq, channel))
             case "minute":
                 self.minute_events.append((line.epoch, event, line.nats_seq))
             case "wanted":
-                self.wants = self.wants or bool(instruments)
+                self.wanted.want(instruments, now_us)
                 if event.get("cause") in _NEWLY_WANTED:
-                    self.wanted.append(now_us)
+                    self.newly_wanted.append(now_us)
+            case "unwanted":
+                self.wanted.unwant(instruments)
             case "subscribe" | "resubscribe" | "acknowledged" | "refused" | "unsubscribe":
                 counts.resubscribes += kind == "resubscribe"
                 self._apply(story, kind, channel, instruments, line, reason, held=False)
@@ -228,6 +240,7 @@ class Subscriptions:
         self, story: Story, kind: str, channel: str, instruments: list[str], line: Line, reason: str, *, held: bool
     ) -> None:
         of_channel = story.channels.setdefault(channel, {})
+        story.tells = True
         if kind == "unsubscribe":
             if ALL in instruments:
                 instruments = list(of_channel)
@@ -237,6 +250,7 @@ class Subscriptions:
         if kind == "refused":
             _tell(story.refused, Told(line.recv_us, line.nats_seq, f"{channel}: {reason}", len(instruments)))
         for name in instruments:
+            self.wanted.ask(name, line.recv_us)
             state = of_channel.get(name)
             if state is None:
                 if self._instruments >= MAX_INSTRUMENTS or len(self.asked) >= MAX_INSTRUMENTS:
@@ -250,6 +264,11 @@ class Subscriptions:
             elif held and kind == "subscribe":
                 continue
             self._settle(story, channel, name, state, kind, line)
+
+    def _miss(self, story: Story, instruments: list[str], told: Told) -> None:
+        for name in instruments:
+            if len(self.unopened) < MAX_INSTRUMENTS:
+                self.unopened.setdefault(name, Told(told.at_us, told.nats_seq, f"{story.connection} {told.text}"))
 
     def _settle(self, story: Story, channel: str, name: str, state: _Asked, kind: str, line: Line) -> None:
         before = (state.acknowledged, state.refused)
@@ -274,6 +293,7 @@ class Subscriptions:
         state = story.channels[channel].pop(name, None)
         if state is not None:
             self._instruments -= 1
+            self.unopened.pop(name, None)
             self._judge(story, channel, name, state, now_us)
             story.counts.change(name, -1, -int(state.acknowledged), -int(state.refused))
 

@@ -17,7 +17,7 @@ from ssmd_core.proof.ledger import hour_id, proof_file
 
 MISSING: Final = "missing"
 DEGRADED: Final = "degraded"
-# States in which a ledger speaks of what lies there, and the words it may say then; a stale hour was archived anew since.
+# States in which a ledger speaks of what lies there, and what it may say then; a stale hour was archived anew since.
 _SPEAKS: Final = {
     HourState.BUILT: frozenset({"complete", DEGRADED, "empty"}),
     HourState.PARTIAL: frozenset({DEGRADED}),
@@ -49,9 +49,7 @@ class Words:
         self._ledgers: dict[Path, tuple[_Stat, str, _Head | None]] = {}
         self._lock = Lock()
 
-    def word(
-        self, feed: str, stream: str, day: date, number: int, covered: HourCoverage, now: datetime
-    ) -> str | None:
+    def word(self, feed: str, stream: str, day: date, number: int, covered: HourCoverage, now: datetime) -> str | None:
         """`complete`, `degraded`, `empty` or `missing`; None for an hour that is not proved, or not over.
 
         The word is the ledger's own, if its bytes are those that the chain names last; whether the chain's signatures

@@ -186,10 +186,8 @@ async def _stream_day(
     if len(bad) > _MOST_PROBLEMS:
         problems.append(f"and {len(bad) - _MOST_PROBLEMS:,} more files")
     start = datetime.combine(day, time(), UTC)
-    unbuilt = any(
-        hour.records and not hour.has_dataset and start + timedelta(hours=number + 1) + BUILT_AFTER <= now
-        for number, hour in enumerate(covered.hours)
-    )
+    due = sum(start + timedelta(hours=number + 1) + BUILT_AFTER <= now for number in range(len(covered.hours)))
+    unbuilt = any(hour.records and (not hour.has_dataset or hour.rejected) for hour in covered.hours[:due])
     found = _StreamDay(covered, earlier, ledger, tuple(files), tuple(problems), unbuilt, readable)
     by_hour = hours_of(files)
     for number, hour in enumerate(covered.hours):

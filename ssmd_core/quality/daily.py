@@ -51,7 +51,7 @@ class DayInputs:
         words: hours by word.
         untrusted: intervals.
         unproved: hours that are archived, and over, and have no ledger.
-        unbuilt: whether an hour that should have datasets by now has none.
+        unbuilt: whether messages of an hour that should have datasets by now have none, or were rejected.
         funding: None for a feed without funding rates, and where no daemon has ever written any.
         problems: other sentences that must be read, e.g. of manifests that cannot be.
     """
@@ -150,7 +150,7 @@ def score_feed(inputs: DayInputs) -> FeedScore:
         "coverage": _rounded(inputs.coverage),
         "integrity": _rounded(inputs.integrity),
         "completeness": formulas.completeness(inputs.messages, expected, gaps, coverage_pct) if judgeable else None,
-        "parquet": parquet if inputs.files or inputs.unbuilt or not inputs.messages else None,
+        "parquet": parquet if inputs.files or inputs.unbuilt else None,
         "sla": formulas.sla(len(inputs.present), expected_hours, freshness_minutes) if judgeable else None,
         "archive": formulas.archive(inputs.archive_age_h),
         "funding": formulas.funding(funding.age_s, funding.snapshots, funding.products, funding.interval_s)
@@ -244,23 +244,22 @@ def _issues(
         value = components[name]
         if value is not None and value < least:
             red.append(f"{name} is {value} (at least {least})")
-    if inputs.messages and components["parquet"] == 0:
+    if inputs.unbuilt and components["parquet"] == 0:
         red.append("messages were archived, but there is no dataset of them")
 
     issues = list(inputs.problems)
     if gaps:
         spans = ", ".join(f"{gap.start} to {gap.end}" for gap in gaps[:5])
         issues.append(f"no data in {sum(gap.duration_minutes for gap in gaps) // 60} hours: {spans}")
-    if degraded := inputs.words.get("degraded"):
-        issues.append(f"{degraded} of {inputs.hours} hours are degraded")
-    if inputs.unproved:
-        issues.append(f"{inputs.unproved} archived hours are not proved yet")
-    if inputs.untrusted:
-        issues.append(f"{inputs.untrusted:,} intervals must not be trusted")
-    if inputs.invalid_files:
-        issues.append(f"{inputs.invalid_files} of {inputs.files} parquet files do not fit their schema")
-    if inputs.null_violations:
-        issues.append(f"{inputs.null_violations} columns are null that used to be filled")
+    degraded = inputs.words.get("degraded", 0)
+    counted = (
+        (degraded, f"{degraded} of {inputs.hours} hours are degraded"),
+        (inputs.unproved, f"{inputs.unproved} archived hours are not proved yet"),
+        (inputs.untrusted, f"{inputs.untrusted:,} intervals must not be trusted"),
+        (inputs.invalid_files, f"{inputs.invalid_files} of {inputs.files} parquet files do not fit their schema"),
+        (inputs.null_violations, f"{inputs.null_violations} columns are null that used to be filled"),
+    )
+    issues += [text for count, text in counted if count]
     if inputs.seen_types < inputs.expected_types:
         issues.append(f"{inputs.expected_types - inputs.seen_types} message types of the days before did not come")
     return red, issues

@@ -23,7 +23,7 @@ class Behind:
 
     Attributes:
         sealed_until: end of its newest sealed slot.
-        built_until: end of its newest hour with datasets; None without one.
+        built_until: end of its newest hour with datasets; the start of its oldest sealed slot where nothing was built.
         problem: why its manifests cannot be read, "" if they can.
     """
 
@@ -43,13 +43,10 @@ class Behind:
                 f"Nothing was archived for {minutes:,} minutes (until {self.sealed_until:%Y-%m-%d %H:%M}). Look at "
                 f"`ssmd connector status` and `ssmd archiver status`."
             )
-        if (
-            self.sealed_until is not None
-            and self.sealed_until - (self.built_until or self.sealed_until) > UNBUILT_AFTER
-        ):
+        if self.sealed_until and self.built_until and self.sealed_until - self.built_until > UNBUILT_AFTER:
             return (
                 f"Archived until {self.sealed_until:%Y-%m-%d %H:%M}, but datasets end at "
-                f"{self.built_until:%Y-%m-%d %H:%M}. Look at the runs of hourly_datasets."
+                f"{self.built_until:%Y-%m-%d %H:%M}. Look at the runs of hourly_datasets and the sensor sealed_hours."
             )
         return ""
 
@@ -58,12 +55,14 @@ def behind(manifests: Manifests, feed: Feed, stream: str, now: datetime) -> Behi
     """How far a stream is; None for one that was not captured in the last three days."""
     sealed: datetime | None = None
     built: datetime | None = None
+    oldest: datetime | None = None
     try:
         for days in range(_DAYS):
             day = now.date() - timedelta(days=days)
             archived = manifests.archive(feed.name, stream, day)
-            if sealed is None and archived is not None and archived.files:
-                sealed = max(datetime.fromisoformat(file.end) for file in archived.files)
+            if archived is not None and archived.files:
+                oldest = min(datetime.fromisoformat(file.start) for file in archived.files)
+                sealed = sealed or max(datetime.fromisoformat(file.end) for file in archived.files)
             datasets = manifests.datasets(feed.name, stream, day)
             if built is None and datasets is not None and datasets.hours:
                 newest = int(max(datasets.hours)[:2])
@@ -72,4 +71,4 @@ def behind(manifests: Manifests, feed: Feed, stream: str, now: datetime) -> Behi
         return Behind(feed.name, stream, sealed, built, str(error))
     if sealed is None:
         return None
-    return Behind(feed.name, stream, sealed, built)
+    return Behind(feed.name, stream, sealed, built or oldest)

@@ -28,14 +28,14 @@ ADVICE: Mapping[str, Advice] = {
         0,
         "nothing was archived",
         "the connector, NATS or the archiver was not running, or the disk was full",
-        "look at `ssmd status` and the archiver's and connector's logs of these hours; trades can be fetched with "
-        "`ssmd health trades`, order books cannot",
+        "look at `ssmd status` and at the connector's and the archiver's logs of these hours; what NATS still holds is "
+        "archived as soon as the archiver runs, the rest only the venue may have",
     ),
     "messages_lost": Advice(
         1,
         "messages were received and are not in the archive",
         "NATS discarded them before the archiver took them (a limit of the stream), or its store was lost",
-        "compare the stream's limits with the archiver's lag, and fetch the missing trades",
+        "compare the stream's limits with the archiver's lag; `ssmd health trades` fetches the trades that are missing",
     ),
     "ordinals_missing": Advice(
         2,
@@ -51,16 +51,16 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "not_connected": Advice(
         4,
-        "connections were not open all the time",
-        "the venue closed them or was in maintenance, the network failed, or the connector was restarted",
-        "compare the closing reasons in the control events with the venue's status page; if it is ssmd's restart, "
-        "plan it in a quiet hour",
+        "connections were closed or mute for a time",
+        "the venue closed them, sent nothing or was in maintenance, the network failed, or the connector was restarted",
+        "compare the closing reasons in the connector's log with the venue's status page; `ssmd health trades` fetches "
+        "the trades that are missing, order books cannot be had again",
     ),
     "refused": Advice(
         5,
         "the venue refused subscriptions",
         "instruments that no longer exist, more of them on a connection than the venue allows, or a key without access",
-        "read the refusals in the control events, sync the security master, and lower the shard size if it is a limit",
+        "read the refusals in the connector's log, sync the security master, and lower the shard size if it is a limit",
     ),
     "not_acknowledged": Advice(
         6,
@@ -134,14 +134,24 @@ TRADES = Advice(
     3,
     "trades are missing",
     "messages were lost on the way, or the connection was down while they were made",
-    "open the reconciliation; missing trades are kept in the backfill dataset where the venue still has them",
+    "fetch the missing trades into the backfill with `ssmd health trades FEED --hour YYYY-MM-DD-HH:00`, and see with "
+    "`ssmd ledger show` whether the connection was down",
 )
-UNKNOWN = Advice(17, "another reason is given", "not known to this version", "open the hour's ledger")
+OTHER_TRADES = Advice(
+    4,
+    "trades differ from the venue's",
+    "the venue corrected or withdrew them afterwards, or their fields are read wrongly",
+    "compare both sides with `ssmd health trades FEED --hour YYYY-MM-DD-HH:00 --detailed`",
+)
+UNKNOWN = Advice(17, "another reason is given", "not known to this version", "open the hour with `ssmd ledger show`")
 
 #: What a low component of a score says, for hours without a reason.
 COMPONENTS: Mapping[str, tuple[str, str]] = {
     "connector": ("few or old messages came", "look at the connector's health and at the venue's status"),
-    "coverage": ("not all that was asked for was held", "look at refusals and closed connections in the ledger"),
+    "coverage": (
+        "not all that was asked for was held",
+        "look at refusals and closed connections with `ssmd ledger show`",
+    ),
     "integrity": ("checks of the venue's sequences and checksums failed", "open the untrusted intervals of the day"),
     "completeness": ("fewer messages or hours than on the days before", "compare the gaps with the connector's log"),
     "parquet": ("datasets are missing, empty or do not fit their schema", "build the hours again and read the rejects"),

@@ -12,7 +12,7 @@ from ssmd_core.quality.formulas import GREEN_FROM
 from ssmd_core.reports.answers import MAX_CLAIM_CHARS, DiagnosisAnswer, FeedClaim, TrendClaim
 from ssmd_core.reports.claims import Sieve, unique
 from ssmd_core.reports.collect import RunFailure, read_rows
-from ssmd_core.reports.evidence import Evidence, Status, milder, worst
+from ssmd_core.reports.evidence import Evidence, milder, worst
 from ssmd_core.reports.findings import all_green, evidence_of
 from ssmd_core.reports.making import Body, NothingLeftError, dropped_remark, make
 from ssmd_core.reports.model import ModelSettings
@@ -54,6 +54,8 @@ async def diagnose(
         by_rules=diagnose_by_rules,
         from_answer=body_of,
         not_needed=_not_needed(evidence),
+        # That nothing at all is known of a day is news.
+        needed=not all_green(evidence),
     )
 
 
@@ -66,8 +68,8 @@ def _not_needed(evidence: Evidence) -> str:
 def body_of(evidence: Evidence, answer: DiagnosisAnswer) -> tuple[Body, int, list[str]]:
     """What is kept of an answer, how many of its claims are not, and what the report must say of that.
 
-    A status is at least as severe as the rows say, and what they say of a feed that is not GREEN is told, by rules if
-    the model does not tell it.
+    A claim about a feed is at least as severe as the rows, and what they say of a feed that is not GREEN is told, by
+    rules if the model does not tell it. The whole is as severe as the rows and the claims that are kept.
 
     Raises:
         NothingLeftError: no claim could be kept.
@@ -81,28 +83,24 @@ def body_of(evidence: Evidence, answer: DiagnosisAnswer) -> tuple[Body, int, lis
         raise NothingLeftError(sieve.dropped)
 
     remarks = dropped_remark(sieve.dropped)
-    feeds: dict[str, Body] = {}
-    raised: list[str] = []
-    for claim in claims:
-        least = evidence.statuses[claim.feed]
-        if least and milder(claim.status, least):
-            raised.append(claim.feed)
-        feeds[claim.feed] = _feed(claim, worst((claim.status, least or "GREEN")))
+    feeds = {claim.feed: _feed(claim) for claim in claims}
     by_rules = [
         told
         for feed, status in evidence.statuses.items()
         if feed not in feeds and status != "GREEN" and (told := feed_by_rules(evidence, feed))
     ]
     feeds |= {told["feed"]: told for told in by_rules}
-    status = worst((answer.overall_status, evidence.status, *(told["status"] for told in feeds.values())))
+    status = worst((evidence.status, *(told["status"] for told in feeds.values())))
     if milder(answer.overall_status, evidence.status):
-        raised.append("the whole")
-    if raised:
-        remarks.append(f"The status of {', '.join(raised)} was raised to what the rows say.")
-    if by_rules:
+        # Its summary was written for another day than this one.
+        summary = []
         remarks.append(
-            f"Added by rules, because the answer left it out: {', '.join(told['feed'] for told in by_rules)}."
+            f"The answer called the day {answer.overall_status}, milder than the rows; the summary is by rules."
         )
+    elif milder(status, answer.overall_status):
+        remarks.append(f"The answer called the day {answer.overall_status}, which no claim of it shows.")
+    if by_rules:
+        remarks.append(f"Told by rules, not by the model: {', '.join(told['feed'] for told in by_rules)}.")
     told_feeds = [feeds[feed] for feed in sorted(feeds)]
     if summary:
         said: Body = {
@@ -135,10 +133,10 @@ def _trends(evidence: Evidence, claims: Sequence[TrendClaim], sieve: Sieve) -> l
     return found
 
 
-def _feed(claim: FeedClaim, status: Status) -> Body:
+def _feed(claim: FeedClaim) -> Body:
     return {
         "feed": claim.feed,
-        "status": status,
+        "status": claim.status,
         "issue": clean(claim.issue, MAX_CLAIM_CHARS),
         "likely_cause": clean(claim.likely_cause, MAX_CLAIM_CHARS),
         "action": clean(claim.action, MAX_CLAIM_CHARS),

@@ -16,6 +16,7 @@ Kind = Literal["diagnosis", "volume"]
 
 #: All of it as JSON: some 25,000 tokens, five cents.
 MAX_EVIDENCE_BYTES = 64 * 1024
+_DAYS = ("date", "hour", "found_at", "from")
 _SEVERITY: Mapping[str, int] = {"GREEN": 0, "YELLOW": 1, "RED": 2}
 
 
@@ -47,6 +48,16 @@ class Item:
     facts: Mapping[str, Any]
     said: str
 
+    @property
+    def day(self) -> str:
+        """The day that the row is of, "" for none of its own."""
+        return str(next((self.facts[name] for name in _DAYS if self.facts.get(name)), ""))[:10]
+
+    @property
+    def good(self) -> bool:
+        """Whether the row says that all is well, so that no trouble can be shown by it."""
+        return self.facts.get("status") == "GREEN" or self.facts.get("wrong") is False
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -57,6 +68,7 @@ class Evidence:
         day: UTC.
         items: that can be cited, the most telling ones first.
         statuses: what the rows themselves say of each feed on the day; None where nothing is known.
+        least: the least severe word of the whole, whatever the feeds' are.
         context: sums that help to understand and cannot be cited.
         unknown: what is not known, a sentence each. Absence has no row, so these are ssmd's own words.
         left_out: kind of item -> how many did not fit.
@@ -66,6 +78,7 @@ class Evidence:
     day: date
     items: tuple[Item, ...]
     statuses: Mapping[str, Status | None]
+    least: Status = "GREEN"
     context: Mapping[str, Any] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -78,7 +91,7 @@ class Evidence:
     @property
     def status(self) -> Status:
         """The least severe word that the rows allow: what is not known is not GREEN."""
-        known = worst(status for status in self.statuses.values() if status)
+        known = worst((self.least, *(status for status in self.statuses.values() if status)))
         unsure = bool(self.unknown) or not self.statuses or None in self.statuses.values()
         return worst((known, "YELLOW")) if unsure else known
 

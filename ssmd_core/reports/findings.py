@@ -11,12 +11,12 @@ from typing import Any, cast, get_args
 
 from ssmd_core.quality.formulas import GREEN_FROM, YELLOW_FROM
 from ssmd_core.reports.collect import Row, Rows, RunFailure
-from ssmd_core.reports.evidence import MAX_EVIDENCE_BYTES, Evidence, Item, Status, fitted
-from ssmd_core.reports.texts import clean, count_of
+from ssmd_core.reports.evidence import MAX_EVIDENCE_BYTES, Evidence, Item, Status, fitted, worst
+from ssmd_core.reports.texts import clean, count_of, hours_told
 
 #: Hours of one feed that can be cited: with four feeds they fill half of what a prompt may hold.
 MAX_HOURS_OF_A_FEED = 24
-_MAX_ISSUES, _MAX_TYPES, _MAX_NAMED_HOURS = 6, 5, 6
+_MAX_ISSUES, _MAX_TYPES = 6, 5
 # Of what cannot be cited; sums of a stream take some 150 bytes, a sentence of what is unknown likewise.
 _CONTEXT_BYTES, _MAX_STREAMS, _MAX_UNKNOWN = 16 * 1024, 40, 40
 _WORDS = ("complete", "degraded", "empty", "missing")
@@ -44,7 +44,8 @@ def evidence_of(rows: Rows) -> Evidence:
         kind="diagnosis",
         day=rows.day,
         items=items,
-        statuses=_statuses(rows),
+        statuses=_statuses(rows, [item for _, item in hours]),
+        least="YELLOW" if any(run.hour[:10] == str(rows.day) for run in rows.runs) else "GREEN",
         context={"first_date": str(rows.first), "hours_by_word": _words(rows)},
         unknown=tuple(islice(_unknown(rows), _MAX_UNKNOWN)),
         left_out=dict(sorted(left_out.items())),
@@ -74,10 +75,20 @@ def status_of(row: Row) -> Status:
     return "GREEN" if score >= GREEN_FROM else "YELLOW" if score >= YELLOW_FROM else "RED"
 
 
-def _statuses(rows: Rows) -> dict[str, Status | None]:
-    """Each feed that any row is of."""
+def _statuses(rows: Rows, hours: Sequence[Item]) -> dict[str, Status | None]:
+    """Each feed that any row is of: its score's word, but not GREEN while a row of the day asks for attention."""
+    day = str(rows.day)
+    troubled = {item.feed for item in hours if item.facts["hour"].startswith(day)}
+    troubled |= {row["feed"] for row in rows.drift if row["found_at"].astimezone(UTC).date() == rows.day}
+    troubled |= {
+        row["feed"]
+        for row in rows.reconciliations
+        if row["started_at"].astimezone(UTC).date() == rows.day and (row["missing"] or row["extra"] or row["differing"])
+    }
     found: dict[str, Status | None] = {
-        row["feed"]: status_of(row) for row in rows.scores if row["check_date"] == rows.day
+        row["feed"]: worst((status_of(row), "YELLOW" if row["feed"] in troubled else "GREEN"))
+        for row in rows.scores
+        if row["check_date"] == rows.day
     }
     others = (*rows.scores, *rows.hours, *rows.drift, *rows.reconciliations, *rows.untrusted)
     return dict(sorted({**{row["feed"]: None for row in others}, **found}.items()))
@@ -208,7 +219,10 @@ def _hours(rows: Rows, untrusted: Mapping[HourKey, Mapping[str, int]]) -> list[t
     return [
         (row, _hour(row, untrusted.get(key, {}), types.get(key, {})))
         for key, row in known.items()
-        if row["word"] in _WRONG_WORDS or key in untrusted or key in types or (row["score"] or GREEN_FROM) < GREEN_FROM
+        if row["word"] in _WRONG_WORDS
+        or key in untrusted
+        or key in types
+        or (row["score"] is not None and row["score"] < GREEN_FROM)
     ]
 
 
@@ -242,24 +256,31 @@ def _words(rows: Rows) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def _unknown(rows: Rows) -> Iterable[str]:
-    statuses = _statuses(rows)
+    statuses = _statuses(rows, ())
     if not statuses:
-        yield f"there are no scores and no ledgers from {rows.first} to {rows.day}; `ssmd health daily` makes scores"
+        yield (
+            f"there are no scores and no ledgers from {rows.first} to {rows.day}; "
+            f"`ssmd health daily --date {rows.day}` makes scores, if anything was captured"
+        )
     for feed, status in statuses.items():
         if status is None:
             yield f"{feed} has no score for {rows.day}; `ssmd health daily --date {rows.day}` makes it"
     proved: dict[tuple[str, str], set[int]] = defaultdict(set)
+    # Before the first hour that is known nothing was captured yet.
+    first: dict[tuple[str, str], datetime] = {}
     for row in rows.hours:
-        of_day = proved[row["feed"], clean(row["stream"])]
+        stream = row["feed"], clean(row["stream"])
+        first[stream] = min(first.get(stream, row["hour"]), row["hour"])
+        of_day = proved[stream]
         if row["hour"].astimezone(UTC).date() == rows.day and row["word"]:
             of_day.add(row["hour"].astimezone(UTC).hour)
     start = datetime(rows.day.year, rows.day.month, rows.day.day, tzinfo=UTC)
     over = [n for n in range(24) if start + timedelta(hours=n + 1) <= rows.now]
     for (feed, stream), hours in sorted(proved.items()):
-        if without := [n for n in over if n not in hours]:
-            named = ", ".join(f"{n:02d}:00" for n in without[:_MAX_NAMED_HOURS])
-            more = f" and {len(without) - _MAX_NAMED_HOURS} more" if len(without) > _MAX_NAMED_HOURS else ""
-            yield f"{feed}/{stream}: {count_of(len(without), 'hour')} of {rows.day} not proved yet: {named}{more}"
+        began = first[feed, stream]
+        if without := [n for n in over if n not in hours and start + timedelta(hours=n) >= began]:
+            told = count_of(len(without), "hour is", "hours are")
+            yield f"{feed}/{stream}: {told} not proved yet, {hours_told(without)}"
 
 
 # -- values

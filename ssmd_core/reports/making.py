@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -18,6 +19,7 @@ from ssmd_core.reports.texts import count_of
 log = structlog.get_logger()
 
 Body = dict[str, Any]
+_AGAIN = " Asked again in vain: "
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
@@ -43,6 +45,7 @@ async def make(
     by_rules: Callable[[Evidence], Body],
     from_answer: Callable[[Evidence, _Answer], tuple[Body, int, list[str]]],
     not_needed: str,
+    needed: bool,
 ) -> Made:
     """Make a report and store it.
 
@@ -54,14 +57,17 @@ async def make(
         from_answer: the body from an answer, how many claims were dropped, and what has to be said of it; raises
             `NothingLeftError`.
         not_needed: why no model has to be asked, "" if one has.
+        needed: whether there is anything to tell.
 
     Raises:
         psycopg.Error: Postgres refused or went away.
     """
     stored = await load(connection, evidence.kind, evidence.day)
     same = stored is not None and stored.input_sha256 == evidence.input_sha256
-    if stored is not None and same and not force and model and (stored.source, stored.model) == ("model", model.model):
-        return Made(stored, asked=False, needed=not not_needed, cached=True)
+    # A model's report of these very rows is never given up for one by rules.
+    kept = stored if same and stored and stored.source == "model" else None
+    if kept and not force and (model is None or kept.model == model.model):
+        return Made(kept, asked=False, needed=needed, cached=True)
     usage: Usage | None = None
     dropped: int | None = None
     source: Source = "rules"
@@ -87,9 +93,20 @@ async def make(
                 f"Nothing of the model's answer could be kept: no row shows what its {count_of(dropped, 'claim')} said."
             )
             log.warning("report_by_rules", kind=evidence.kind, day=str(evidence.day), dropped=dropped)
-    report = _report(evidence, body or by_rules(evidence), source, note, usage, dropped)
-    await save(connection, report)
-    return Made(report, asked=usage is not None, needed=not not_needed)
+    if kept and source == "rules":
+        report = _noted(kept, note)
+    else:
+        report = _report(evidence, body or by_rules(evidence), source, note, usage, dropped)
+    if not await save(connection, report):
+        report = await load(connection, evidence.kind, evidence.day) or report
+    return Made(report, asked=usage is not None, needed=needed)
+
+
+def _noted(report: Report, note: str) -> Report:
+    """A report that stands, with a remark on why there is no newer one."""
+    told = f"{report.note.partition(_AGAIN)[0]}{_AGAIN}{note}"
+    body = {**report.body, "note": told}
+    return replace(report, note=told, body=body, markdown=report_markdown(body))
 
 
 def dropped_remark(dropped: int) -> list[str]:

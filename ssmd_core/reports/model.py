@@ -36,6 +36,7 @@ MAX_ANSWER_BYTES = 1024 * 1024
 _CONNECT_TIMEOUT_S = 5.0
 _RETRIES = 2
 _MAX_TOKENS_TOLD = 1_000_000_000
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 _WORD = re.compile(r"[a-z_]{1,32}")
 _MTOK, _MICRO = Decimal(1_000_000), Decimal("0.000001")
@@ -94,14 +95,22 @@ class ModelSettings:
         key = environment.get("ANTHROPIC_API_KEY", "").strip()
         if not key:
             return None
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            # The client would put it into an error's text.
+            raise ConfigError("ANTHROPIC_API_KEY: holds characters that no key has")
         base_url = environment.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
         try:
             parts = urlsplit(base_url)
-            usable = parts.scheme in {"http", "https"} and parts.hostname and not parts.username and parts.port != 0
+            # The key goes there: without TLS no further than this machine.
+            secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+            plain = base_url.isascii() and base_url.isprintable() and not {*" ?#\\"} & {*base_url}
+            usable = secure and plain and parts.hostname and "@" not in parts.netloc and parts.port != 0
         except ValueError:
             usable = False
         if not usable:
-            raise ConfigError("ANTHROPIC_BASE_URL: not of the form https://host[:port][/path]")
+            raise ConfigError(
+                "ANTHROPIC_BASE_URL: not of the form https://host[:port][/path] (http for this machine only)"
+            )
         model = environment.get("SSMD_REPORT_MODEL") or DEFAULT_MODEL
         if not _NAME.fullmatch(model):
             raise ConfigError(f"SSMD_REPORT_MODEL {model!r} is not a model's name such as {DEFAULT_MODEL}")

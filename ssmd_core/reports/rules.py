@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -9,16 +10,19 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
 
 from ssmd_core.quality.formulas import GREEN_FROM
-from ssmd_core.reports.advice import ADVICE, COMPONENTS, TRADES, UNKNOWN, Advice
+from ssmd_core.reports.advice import ADVICE, COMPONENTS, OTHER_TRADES, TRADES, UNKNOWN, Advice
 from ssmd_core.reports.answers import MAX_CLAIM_CHARS
 from ssmd_core.reports.collect import DAYS
 from ssmd_core.reports.evidence import Evidence, Item, Status
-from ssmd_core.reports.texts import clean, count_of
+from ssmd_core.reports.texts import clean, count_of, hours_told
 
 Body = dict[str, Any]
 
 # Shown of one claim; the calendar has the rest.
 _MAX_CITATIONS, _MAX_CODES, _MAX_RECOMMENDATIONS = 8, 3, 8
+_MAX_CHANGES, _MAX_INSTRUMENTS = 2, 3
+# A token id of Polymarket has 78 digits; the row that is cited has all of them.
+_LONG_NUMBER = re.compile(r"\d{25,}")
 _LEAST_DAYS = 3
 #: Points a day, from which a score is said to rise or fall.
 SLOPE = Decimal(1)
@@ -51,7 +55,8 @@ def summary_by_rules(evidence: Evidence, feeds: Sequence[Body], status: Status) 
     text = f"{'; '.join(parts)}." if parts else "Nothing is known of this day."
     if feeds:
         first = min(feeds, key=lambda one: ("RED", "YELLOW", "GREEN").index(one["status"]))
-        text += f" First of all, {first['feed']}: {first['issue'].partition('; ')[0].rstrip('.')}."
+        found = _found(evidence, first["feed"])
+        text += f" First of all, {first['feed']}: {found[0].short if found else first['issue'].rstrip('.')}."
     elif parts and status == "GREEN" and not evidence.of("run"):
         text += " No hour, format, trade or run asks for attention."
     if runs := len(evidence.of("run")):
@@ -73,7 +78,7 @@ def feed_by_rules(evidence: Evidence, feed: str) -> Body | None:
     return {
         "feed": feed,
         "status": evidence.statuses[feed] or "YELLOW",
-        "issue": clean(f"{_words(_hours_of(evidence, feed))}{'; '.join(one.told for one in found)}.", MAX_CLAIM_CHARS),
+        "issue": clean(f"{_capital(_words(evidence, feed, found))}.", MAX_CLAIM_CHARS),
         "likely_cause": f"{_capital(main.cause)}.",
         "action": f"{_capital(main.action)}.",
         "citations": _ids([*([score] if score else []), *(item for one in found for item in one.items[:2])]),
@@ -84,11 +89,13 @@ class _Finding(NamedTuple):
     """One kind of trouble of a feed.
 
     Attributes:
-        told: what is wrong, with its numbers.
+        short: what is wrong.
+        detail: its numbers, "" for none.
         items: rows that show it.
     """
 
-    told: str
+    short: str
+    detail: str
     advice: Advice
     items: Sequence[Item]
 
@@ -100,17 +107,17 @@ def _found(evidence: Evidence, feed: str) -> list[_Finding]:
     trades = [item for item in evidence.of("reconciliation", feed) if _is_wrong(item, day)]
     found = [_of_hours(code, items) for code, items in _codes(_hours_of(evidence, feed))[:_MAX_CODES]]
     if drift:
-        told = f"{count_of(len(drift), 'change')} of the message format: {drift[0].facts['detail']}"
+        drift.sort(key=lambda item: str(item.facts["found_at"]))
+        told = (
+            f"{count_of(len(drift), 'change')} of the message format, first seen at {drift[0].facts['found_at'][11:16]}"
+        )
+        details = [_changed(item) for item in drift[:_MAX_CHANGES]]
+        if len(drift) > _MAX_CHANGES:
+            details.append(f"and {len(drift) - _MAX_CHANGES} more")
         found = [one for one in found if one.advice != ADVICE["drift"]]
-        found.append(_Finding(told, ADVICE["drift"], drift))
+        found.append(_Finding(told, "; ".join(details), ADVICE["drift"], drift))
     if trades:
-        counts = {
-            "are not in the archive": sum(item.facts["missing"] for item in trades),
-            "differ": sum(item.facts["differing"] for item in trades),
-            "are in the archive only": sum(item.facts["extra"] for item in trades),
-        }
-        told = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
-        found.append(_Finding(f"of the trades compared with the venue's {told}", TRADES, trades))
+        found.append(_of_trades(trades))
     score = _score_of(evidence, feed)
     if not found and score and evidence.statuses[feed] != "GREEN":
         found.append(_of_score(score))
@@ -122,9 +129,40 @@ def _of_hours(code: str, items: Sequence[Item]) -> _Finding:
     advice = ADVICE.get(code, UNKNOWN)
     first = items[0].facts
     details = [reason["detail"] for reason in first.get("reasons", ()) if reason["code"] == code and reason["detail"]]
-    at = f"{first['hour'][-2:]}:00{''.join(f', {detail}' for detail in details[:1])}"
-    named = at if len(items) == 1 else f"e.g. {at}"
-    return _Finding(f"{advice.issue} in {count_of(len(items), 'hour')} ({named})", advice, items)
+    detail = (
+        "".join(details[:1]) if len(items) == 1 else "".join(f"at {first['hour'][-2:]}:00 {one}" for one in details[:1])
+    )
+    by_stream: dict[str, list[int]] = defaultdict(list)
+    for item in items:
+        by_stream[item.facts["stream"]].append(int(item.facts["hour"][-2:]))
+    named = [f"{stream} {hours_told(hours)}" for stream, hours in sorted(by_stream.items())]
+    when = "; ".join(named) if len(by_stream) > 1 else hours_told(*by_stream.values())
+    return _Finding(f"{advice.issue} in {count_of(len(items), 'hour')} ({when})", detail, advice, items)
+
+
+def _changed(item: Item) -> str:
+    facts = item.facts
+    return str(facts["detail"] or f"{facts['kind']} of {facts['message_type']} {facts['path']}")
+
+
+def _of_trades(items: Sequence[Item]) -> _Finding:
+    """What the comparison with the venue's trades says: lost ones first, for these can be fetched."""
+    missing, differing, extra, told, kept = (
+        sum(item.facts[name] for item in items)
+        for name in ("missing", "differing", "extra", "venue_trades", "backfilled")
+    )
+    parts = [f"{missing:,} of {count_of(told, 'trade')} of the venue's are not in the archive"] if missing else []
+    parts += [f"{differing:,} have other numbers there"] if differing and missing else []
+    parts += [f"{differing:,} of {count_of(told, 'trade')} have other numbers than the venue's"] * (
+        not parts and differing > 0
+    )
+    parts += [f"{count_of(extra, 'archived trade')} are not among the venue's"] if extra else []
+    named = [f"{item.facts['instrument']} {item.facts['from'][11:16]} to {item.facts['to'][11:16]}" for item in items]
+    where = ", ".join(named[:_MAX_INSTRUMENTS])
+    if len(named) > _MAX_INSTRUMENTS:
+        where += f" and {len(named) - _MAX_INSTRUMENTS} more"
+    detail = f"{where}; in the backfill: {kept:,}" if missing else where
+    return _Finding(", ".join(parts), detail, TRADES if missing else OTHER_TRADES, items)
 
 
 def _hours_of(evidence: Evidence, feed: str) -> list[Item]:
@@ -155,12 +193,18 @@ def _codes(hours: Sequence[Item]) -> list[tuple[str, list[Item]]]:
     return sorted(found.items(), key=order)
 
 
-def _words(hours: Sequence[Item]) -> str:
-    """`2 hours are not whole (1 missing, 1 degraded): `; "" of none."""
+def _words(evidence: Evidence, feed: str, found: Sequence[_Finding]) -> str:
+    """All that was found; before several findings how many hours it is all about."""
+    hours = _hours_of(evidence, feed)
     counted = {word: sum(item.facts.get("word") == word for item in hours) for word in ("missing", "degraded")}
-    total = sum(counted.values())
     told = ", ".join(f"{number} {word}" for word, number in counted.items() if number)
-    return f"{count_of(total, 'hour is', 'hours are')} not whole ({told}): " if total else ""
+    total = count_of(sum(counted.values()), "hour is", "hours are")
+    start = f"{total} not whole ({told}): " if told and len(found) > 1 else ""
+    return start + "; ".join(_short_numbers(f"{one.short}: {one.detail}" if one.detail else one.short) for one in found)
+
+
+def _short_numbers(text: str) -> str:
+    return _LONG_NUMBER.sub(lambda number: f"{number[0][:8]}…{number[0][-4:]}", text)
 
 
 def _of_score(score: Item) -> _Finding:
@@ -171,7 +215,7 @@ def _of_score(score: Item) -> _Finding:
     cause, action = COMPONENTS.get(low[0][1] if low else "", ("not known", "open the score's components"))
     told = issues or [f"the component {name} is {value:g}" for value, name in low[:_MAX_CODES]]
     told = told or [f"the score is {score.facts['score']}"]
-    return _Finding("; ".join(told), Advice(UNKNOWN.rank, "", cause, action), [score])
+    return _Finding("; ".join(told), "", Advice(UNKNOWN.rank, "", cause, action), [score])
 
 
 def trend_by_rules(evidence: Evidence, feed: str) -> Body | None:

@@ -25,6 +25,7 @@ ON CONFLICT (kind, report_date) DO UPDATE SET
   input_sha256 = EXCLUDED.input_sha256, note = EXCLUDED.note, model = EXCLUDED.model,
   stop_reason = EXCLUDED.stop_reason, input_tokens = EXCLUDED.input_tokens, output_tokens = EXCLUDED.output_tokens,
   cost_usd = EXCLUDED.cost_usd, dropped_claims = EXCLUDED.dropped_claims, created_at = ssmd_now()
+WHERE reports.source = 'rules' OR EXCLUDED.source = 'model' OR reports.input_sha256 <> EXCLUDED.input_sha256
 """
 _LOAD = """
 SELECT status, source, body, markdown, input_sha256, note, model, stop_reason, input_tokens, output_tokens, cost_usd,
@@ -72,7 +73,7 @@ class Made:
 
     Attributes:
         asked: whether the model was called.
-        needed: whether there is anything to tell; False where all is well, or nothing is known.
+        needed: whether there is anything to tell; False where all is well, or nothing was traded.
         cached: whether the stored report is of the same input already; nothing was written.
     """
 
@@ -94,8 +95,11 @@ async def load(connection: psycopg.AsyncConnection, kind: Kind, day: date) -> Re
     return None if row is None else Report(kind=kind, day=day, **row)
 
 
-async def save(connection: psycopg.AsyncConnection, report: Report) -> None:
+async def save(connection: psycopg.AsyncConnection, report: Report) -> bool:
     """Write the report in place of the one before.
+
+    Returns:
+        False if a model's report of the same rows has come in between, and this one is by rules: nothing was written.
 
     Raises:
         psycopg.Error: Postgres refused or went away.
@@ -106,4 +110,5 @@ async def save(connection: psycopg.AsyncConnection, report: Report) -> None:
         report.cost_usd, report.dropped_claims,
     )  # fmt: skip
     async with connection.transaction():
-        await connection.execute(_SAVE, values)
+        cursor = await connection.execute(_SAVE, values)
+    return cursor.rowcount == 1

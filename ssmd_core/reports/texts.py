@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from ssmd_core.logs import redact
 
 #: Cut off behind: a reason's detail is a sentence with some numbers.
 MAX_TEXT_CHARS = 200
+_MAX_SPANS = 4
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 _SPACES = re.compile(r"\s+")
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#!|~&$@]|(?<=www)\.|:(?=//)", re.IGNORECASE)
@@ -50,6 +52,19 @@ def markdown_text(text: object, most: int = 2000) -> str:
 
 def _escape_start(found: re.Match[str]) -> str:
     return f"{found[0]}\\" if found[0][0].isdigit() else f"\\{found[0]}"
+
+
+def hours_told(hours: Iterable[int]) -> str:
+    """Hours of a day as spans, e.g. `03:00 to 06:00, 09:00 to 10:00`."""
+    spans: list[list[int]] = []
+    for hour in sorted(set(hours)):
+        if spans and spans[-1][1] == hour:
+            spans[-1][1] = hour + 1
+        else:
+            spans.append([hour, hour + 1])
+    told = [f"{start:02}:00 to {end:02}:00" for start, end in spans]
+    more = len(told) - _MAX_SPANS
+    return ", ".join(told[:_MAX_SPANS]) + (f" and {more} more" if more > 0 else "")
 
 
 def count_of(number: int, one: str, many: str = "") -> str:

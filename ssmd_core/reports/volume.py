@@ -53,6 +53,7 @@ async def analyze_volume(
         by_rules=volume_by_rules,
         from_answer=volume_of,
         not_needed="" if any(one.trade_count for one in inputs) else "no trades are known of this day.",
+        needed=any(one.trade_count for one in inputs),
     )
 
 

@@ -6,10 +6,10 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ssmd_core import config
@@ -18,9 +18,11 @@ from ssmd_core.archive.verify import verify_archive
 from ssmd_core.clock import NS_PER_S, Clock
 from ssmd_core.datasets.manifest import load_parquet_manifest
 from ssmd_core.datasets.verify import verify_datasets
+from ssmd_core.db.connect import now_of
 from ssmd_core.db.migrate import migrate
 from ssmd_core.feeds import FEEDS
 from ssmd_core.feeds.subjects import StreamName
+from ssmd_core.proof.hour import archived_hours, prove_hour
 from ssmd_core.settings import Settings
 from ssmd_stream.rehearsal.compare import Comparison, compare
 from ssmd_stream.rehearsal.quality import QualityResult, quality_of
@@ -29,7 +31,7 @@ from ssmd_stream.rehearsal.rig import Rig
 from ssmd_stream.rehearsal.secmaster import SecmasterResult, sync_again
 from ssmd_stream.replay.generator.frames import ALL_CHANNELS
 from ssmd_stream.replay.server import Generated, ReplayServer
-from ssmd_stream.replay.venues.kalshi import make_test_key
+from ssmd_stream.replay.venues.kalshi import ClientKey, make_test_key
 from ssmd_stream.servers.postgres import PostgresServer
 from ssmd_stream.servers.stack import ServerUrls
 from ssmd_stream.stack import dagster_home
@@ -38,8 +40,12 @@ MARKER = ".ssmd-demo"
 ENV = "demo"
 FRAMES_PER_S = 1_000.0
 SEED = 20_261_122
-# Starting nine processes on two cores takes up to so long; the clock runs meanwhile.
-START_S = 8.0
+# Starting nine processes on two cores takes up to so long; the clock runs meanwhile, so it starts before the hour.
+START_S = 10.0
+# After the hour's end connections stay open for so long: an hour that is not watched to its end is not complete.
+AFTER_S = 1.0
+# Drained and sealed, the clock has run on for an hour or two at the most; it must not overtake the real one.
+HOURS_AGO = 3
 DAGSTER_S = 300.0
 SECMASTER = "group:secmaster"
 DATASETS = f"* and not {SECMASTER} and not group:storage and not group:quality"
@@ -56,7 +62,6 @@ class FeedResult:
         archived: messages in sealed files, likewise.
         rejected: messages that break their schema.
         lost, duplicated: against the frames sent; anything altered counts as lost.
-        frames_per_s: frames sent, over the time the venue talked.
         rows: parquet rows.
         archive_files, parquet_files: how many.
     """
@@ -68,7 +73,6 @@ class FeedResult:
     rejected: int
     lost: int
     duplicated: int
-    frames_per_s: int
     rows: int
     archive_files: int
     parquet_files: int
@@ -97,19 +101,19 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
     """Run it on an empty folder.
 
     Args:
-        seconds: how long the venues talk; the clock is sped up so that this fills most of an hour.
+        seconds: how long the hour lasts: the clock is sped up so much.
 
     Raises:
         SsmdError: a process did not come up or stood still.
     """
     started_s = time.monotonic()
-    hour = past_hour(datetime.now(UTC))
+    hour = past_hour(datetime.now(UTC)) - timedelta(hours=HOURS_AGO)
     data.mkdir(parents=True)
     (data / MARKER).touch()
-    clock = Clock(int(hour.timestamp()) * NS_PER_S, rate=3600 / (seconds + START_S + 2.0))
+    rate = 3600 / seconds
+    clock = Clock((int(hour.timestamp()) - int(START_S * rate)) * NS_PER_S, rate=rate)
     names = [StreamName(ENV, feed, stream) for feed in FEEDS.values() for stream in feed.streams]
     key = make_test_key()
-    secrets = {"KALSHI_API_KEY": key.access_key, "KALSHI_PRIVATE_KEY": key.private_pem}
     result = DemoResult(hour_key(hour))
     captured: dict[str, int] = {}
     async with _postgres(data) as postgres, Rig(data, env=ENV, clock=clock) as rig, AsyncExitStack() as venues:
@@ -118,30 +122,15 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         progress("NATS and Postgres are up; starting four venues, four connectors, the archiver and CDC")
         cdc = rig.start_other("cdc", ["-m", "ssmd_stream.cdc"])
         servers = {}
+        traffic = {name.folder: Generated(seed=SEED, frames_per_s=FRAMES_PER_S) for name in names}
         for name in names:
-            servers[name.folder] = server = await venues.enter_async_context(
-                ReplayServer(
-                    name.feed,
-                    Generated(seed=SEED, frames_per_s=FRAMES_PER_S, limit=int(FRAMES_PER_S * seconds)),
-                    sent_log=_sent_log(data, name),
-                    key=key if name.feed.auth == "kalshi_rsa_pss" else None,
-                    clock=clock,
-                )
-            )
-            # Dagster's syncs and the connectors find the venue where feed.yaml says.
-            config.create_feed(data / "config", name.feed, hour.date(), server.url, server.rest_url)
-            rig.start_connector(
-                name,
-                url=server.url,
-                rest_url=server.rest_url,
-                # Polymarket's connector finds its tokens over REST, as it does against the real venue.
-                instruments=() if name.feed.name == "polymarket" else server.instruments,
-                channels=ALL_CHANNELS[name.feed.name],
-                secrets=secrets,
-            )
+            server = _venue(data, name, traffic[name.folder], clock, key)
+            servers[name.folder] = await venues.enter_async_context(server)
+            _connect(rig, name, server, hour, key)
         archiver = rig.start_archiver(names)
         await asyncio.gather(*(rig.wait_until_up(daemon) for daemon in rig.daemons))
-        progress(f"capturing for {seconds:.0f} s, in which the clock runs through {hour_key(hour)}")
+        progress(f"capturing for some {seconds + AFTER_S:.0f} s, in which the clock runs through {hour_key(hour)}")
+        await _talk_until(clock, hour + timedelta(hours=1), traffic.values())
         await asyncio.gather(*(server.finished() for server in servers.values()))
         await asyncio.gather(
             *(wait_until_read(rig, rig.connectors[folder], server) for folder, server in servers.items())
@@ -159,8 +148,9 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         await rig.wait_until_archived(names)
         if code := await archiver.stop():
             result.problems.append(f"the archiver ended with code {code}; see {archiver.log_path}")
-        progress("Dagster builds the hour, and the security master from what the venues list")
+        progress("Dagster builds and proves the hour, and the security master from what the venues list")
         environment = _dagster_environment(data, postgres, clock)
+        await asyncio.to_thread(_prove_before, Settings.from_environment(environment), names, hour)
         result.problems += await _materialize(data, environment, "datasets", DATASETS, hour_key(hour))
         result.problems += await _materialize(data, environment, "secmaster", SECMASTER)
         progress("syncing all four venues once more, which must write nothing")
@@ -173,10 +163,52 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
     progress("comparing with what the venues sent, and deriving every file again")
     for name in names:
         compared = await asyncio.to_thread(compare, _sent_log(data, name), data / "archive" / name.folder)
-        result.feeds.append(_feed_result(data, name, hour, compared, captured[name.folder], seconds))
+        result.feeds.append(_feed_result(data, name, hour, compared, captured[name.folder]))
     result.problems += await asyncio.to_thread(_verified, data)
     result.total_s = time.monotonic() - started_s
     return result
+
+
+def _venue(data: Path, name: StreamName, traffic: Generated, clock: Clock, key: ClientKey) -> ReplayServer:
+    return ReplayServer(
+        name.feed,
+        traffic,
+        sent_log=_sent_log(data, name),
+        key=key if name.feed.auth == "kalshi_rsa_pss" else None,
+        clock=clock,
+    )
+
+
+def _connect(rig: Rig, name: StreamName, server: ReplayServer, hour: datetime, key: ClientKey) -> None:
+    """Start a connector on a venue that has started."""
+    # Dagster's syncs and the connectors find the venue where feed.yaml says.
+    config.create_feed(rig.data / "config", name.feed, hour.date(), server.url, server.rest_url)
+    rig.start_connector(
+        name,
+        url=server.url,
+        rest_url=server.rest_url,
+        # Polymarket's connector finds its tokens over REST, as it does against the real venue.
+        instruments=() if name.feed.name == "polymarket" else server.instruments,
+        channels=ALL_CHANNELS[name.feed.name],
+        secrets={"KALSHI_API_KEY": key.access_key, "KALSHI_PRIVATE_KEY": key.private_pem},
+    )
+
+
+async def _talk_until(clock: Clock, moment: datetime, traffic: Iterable[Generated]) -> None:
+    """Let the venues talk until a little after the clock shows a moment."""
+    while now_of(clock) < moment:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(AFTER_S)
+    for source in traffic:
+        source.limit = 0
+
+
+def _prove_before(settings: Settings, names: Sequence[StreamName], hour: datetime) -> None:
+    """Prove what was captured before the hour: its connections were opened, and its books began, then."""
+    for name in names:
+        for earlier in archived_hours(settings.archive_root, name.feed.name, name.stream):
+            if earlier < hour:
+                prove_hour(settings, name.feed, name.stream, earlier)
 
 
 def _verified(data: Path) -> list[str]:
@@ -190,9 +222,7 @@ def _sent_log(data: Path, name: StreamName) -> Path:
     return data / "sent" / f"{name.feed.name}.log"
 
 
-def _feed_result(
-    data: Path, name: StreamName, hour: datetime, compared: Comparison, captured: int, seconds: float
-) -> FeedResult:
+def _feed_result(data: Path, name: StreamName, hour: datetime, compared: Comparison, captured: int) -> FeedResult:
     day = f"{hour:%Y-%m-%d}"
     manifest = load_parquet_manifest(data / "datasets" / name.folder / day)
     stats = manifest.hours.get(f"{hour:%H}00") if manifest else None
@@ -205,10 +235,9 @@ def _feed_result(
         rejected=sum(stats.rejects.values()) if stats else 0,
         lost=compared.lost + compared.gap_messages + compared.altered,
         duplicated=compared.duplicated,
-        frames_per_s=int(compared.frames_served / seconds),
         rows=sum(stats.records_written.values()) if stats else 0,
         archive_files=sum(1 for path in archive_day.iterdir() if SLOT_FILE.match(path.name)),
-        parquet_files=len(manifest.files) if manifest else 0,
+        parquet_files=sum(file.hour == f"{hour:%H}00" for file in manifest.files) if manifest else 0,
     )
 
 

@@ -48,7 +48,7 @@ class Generated:
     Args:
         seed: same seed and same clock, same traffic.
         frames_per_s: data frames a second, over all connections; None: as fast as the readers take them.
-        limit: how many data frames to send, None: no end.
+        limit: how many data frames to send, None: no end. May be lowered while it talks: what is sent is enough then.
         markets, calendar: see `make_exchange`.
     """
 

@@ -1,8 +1,10 @@
 """Copy what is sealed to an object store, read back what arrived, say what does not hold.
 
-Order: a day's files, then its manifest, at last the catalog, so whoever reads the store finds every file that a
-manifest there names. Nothing is deleted, here or there. What differs there from what was proved is named and left
-as it is, unless a repair is asked for: it may be the only trace of how that came to be.
+Order: a day's files, then its manifest; a proof's files, then the ledgers that name them, then the chain that names
+these; at last the catalog. So whoever reads the store finds every file that a manifest or a chain there names. Nothing
+is deleted, here or there. What differs there from what was proved is named and left as it is, unless a repair is asked
+for: it may be the only trace of how that came to be. A chain only ever grows: one that is longer there than here is
+never replaced, by no repair either.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import structlog
 from ssmd_core.errors import SsmdError
 from ssmd_core.storage.layout import CATALOG_NAME, Day, Kind
 from ssmd_core.storage.store import Digest, Storage, StorageError, Stored
-from ssmd_stream.upload.plan import Item, find_days, plan_catalog, plan_day
+from ssmd_stream.upload.plan import DayPlan, Item, find_days, find_proofs, plan_catalog, plan_day, plan_proof
 from ssmd_stream.upload.record import Proof, Record, open_record
 
 log = structlog.get_logger()
@@ -99,10 +101,11 @@ def sync_archive(
         run = _Run(data, storage, record, pool, report, read_all=read_all, repair=repair)
         # Read before the days' manifests, so that it names no day that they do not.
         catalog = run.attempt(CATALOG_NAME, lambda: plan_catalog(data))
-        days = find_days(data, streams)
-        for number, day in enumerate(days):
-            run.tell = partial(progress, number, len(days)) if progress is not None else None
-            run.sync_day(day)
+        days, proofs = find_days(data, streams), find_proofs(data, streams)
+        work = [partial(run.sync_day, day) for day in days] + [partial(run.sync_proof, *names) for names in proofs]
+        for number, one in enumerate(work):
+            run.tell = partial(progress, number, len(work)) if progress is not None else None
+            one()
         if catalog is not None:
             run.sync_catalog(catalog, whole=not streams)
     report.seconds = time.monotonic() - began_s
@@ -169,11 +172,43 @@ class _Run:
                 break
             plan = anew
             problems, changed = self._bring(plan.files, there)
-        self._report.problems += problems + changed
-        if problems or changed:
-            self._report.notes.append(f"{day.manifest}: not uploaded, because not all of its files are there")
+        return self._finish_day(plan, problems + changed, there)
+
+    def _finish_day(self, plan: DayPlan, problems: list[str], there: _There) -> bool:
+        """What names the day's files, if all of them are there."""
+        self._report.problems += problems
+        if problems:
+            self._report.notes += [
+                f"{item.path}: not uploaded, because not all of its files are there" for item in plan.naming
+            ]
             return False
-        return self._finish(plan.manifest, there)
+        return self._finish(plan.naming, there)
+
+    def sync_proof(self, feed: str, stream: str) -> None:
+        """A stream's ledgers with their files, then its chain."""
+        folder = f"{Kind.PROOF}/{feed}/{stream}"
+        there = self.attempt(folder, lambda: self._look(folder))
+        plan = self.attempt(folder, lambda: plan_proof(self._data, feed, stream))
+        if plan is None or there is None:
+            return
+        for _ in range(_PLANS):
+            found = [(day, *self._bring(day.files, there)) for day in plan.days]
+            # As for a day: if an hour was proved again meanwhile, it is planned anew.
+            if not any(changed for _, _, changed in found):
+                break
+            anew = self.attempt(folder, lambda: plan_proof(self._data, feed, stream))
+            if anew is None or anew == plan:
+                break
+            plan = anew
+        self._report.days += len(plan.days)
+        self._report.problems += plan.problems
+        holds = [self._finish_day(day, problems + changed, there) for day, problems, changed in found]
+        if all(holds) and not plan.problems:
+            self._finish((plan.chain,), there)
+        else:
+            self._report.notes.append(
+                f"{plan.chain.path}: not uploaded, because not all ledgers that it names are there"
+            )
 
     def sync_catalog(self, catalog: Item, *, whole: bool) -> None:
         """The catalog, if all datasets that it names are there."""
@@ -184,12 +219,12 @@ class _Run:
         proof = self._record.find(CATALOG_NAME)
         found = self.attempt(CATALOG_NAME, lambda: self._storage.head(CATALOG_NAME))
         self._finish(
-            catalog,
+            (catalog,),
             _There({CATALOG_NAME: found} if found else {}, {CATALOG_NAME: proof} if proof else {}),
         )
 
-    def _finish(self, item: Item, there: _There) -> bool:
-        problems, changed = self._bring((item,), there)
+    def _finish(self, items: Sequence[Item], there: _There) -> bool:
+        problems, changed = self._bring(items, there)
         self._report.problems += problems + changed
         return not problems and not changed
 
@@ -255,6 +290,9 @@ class _Run:
 
     def _check_replaceable(self, item: Item, found: Digest, proof: Proof | None) -> None:
         """Refuse to write over what is not an earlier state of the same object."""
+        if item.grows:
+            self._check_grown(item, found)
+            return
         earlier = found.sha256 == found.stated_sha256 or (proof is not None and proof.sha256 == found.sha256)
         if self._repair or (earlier and not item.final):
             return
@@ -263,6 +301,20 @@ class _Run:
             f"{item.sha256} was expected; it is left as it is (--repair writes it anew)"
         )
 
+    def _check_grown(self, item: Item, found: Digest) -> None:
+        """Refuse to write over what is not the beginning of this one."""
+        assert item.content is not None
+        if found.size_bytes > item.size_bytes:
+            raise StorageError(
+                f"the store holds a longer one: {found.size_bytes} bytes, {item.size_bytes} here: lines were cut off "
+                f"here, or this folder is older than the store; it is never replaced by a shorter one"
+            )
+        if hashlib.sha256(item.content[: found.size_bytes]).hexdigest() != found.sha256 and not self._repair:
+            raise StorageError(
+                "the store holds another one, that this one does not continue: one of both was changed; it is left as "
+                "it is (--repair writes it anew)"
+            )
+
     def _checked_file(self, item: Item) -> Path:
         path = self._data / item.path
         with path.open("rb") as file:
@@ -270,8 +322,8 @@ class _Run:
             size = file.tell()
         if (digest, size) != (item.sha256, item.size_bytes):
             raise _ChangedMeanwhileError(
-                f"{item.path}: changed after it was sealed: sha256 is {digest}, the manifest says {item.sha256}; "
-                f"not uploaded"
+                f"{item.path}: changed after it was sealed: sha256 is {digest}, its manifest or ledger says "
+                f"{item.sha256}; not uploaded"
             )
         return path
 

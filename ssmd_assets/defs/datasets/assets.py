@@ -18,6 +18,7 @@ from ssmd_assets.defs.datasets.materializations import Made, dataset_made, rejec
 from ssmd_assets.defs.resources import Environment
 from ssmd_assets.lib.keys import OWNERS, STREAMS, archive_key, dataset_key, dataset_types, identifier, rejects_key
 from ssmd_assets.lib.sealed import SLOTS_PER_HOUR
+from ssmd_assets.lib.text import visible
 from ssmd_assets.partitions import HOURLY
 from ssmd_core.archive.paths import parse_hour
 from ssmd_core.errors import SsmdError
@@ -91,7 +92,7 @@ def make_hour(
     try:
         hour = Hour.make(settings, feed, stream, parse_hour(partition))
     except SsmdError as error:
-        raise dg.Failure(f"{partition} of {feed.name}/{stream}: {error}", allow_retries=False) from error
+        raise dg.Failure(f"{partition} of {feed.name}/{stream}: {visible(str(error))}", allow_retries=False) from error
     if not hour.report.sources:
         raise dg.Failure(
             f"No sealed file of {partition} in {settings.archive_root / feed.name / stream}: nothing was captured in "
@@ -102,12 +103,11 @@ def make_hour(
     made = [rejects_made(hour, settings.dataset_root), ledger_made(hour, settings)]
     findings = [*hour_findings(hour), *ledger_findings(hour)]
     for name in dataset_types(feed):
-        filled_before = _filled_before(context.instance, dataset_key(feed, stream, name))
-        one = dataset_made(hour, name, settings.dataset_root, filled_before)
+        one = dataset_made(hour, name, settings.dataset_root)
         if one is not None:
             made.append(one)
         if one is not None or hour.report.rejects.get(name):
-            findings.extend(type_findings(hour, name, filled_before))
+            findings.extend(type_findings(hour, name))
         else:
             context.log.warning(
                 f"{partition} of {name}: no message, but the archive does not prove that there was none "
@@ -172,11 +172,3 @@ def _rejects_spec(feed: Feed, stream: str) -> dg.AssetSpec:
         partitions_def=HOURLY,
         freshness_policy=_FRESHNESS,
     )
-
-
-def _filled_before(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
-    """Columns that the latest event of the asset says were filled; it carries on what earlier ones said."""
-    event = instance.get_latest_materialization_event(key)
-    materialization = event.asset_materialization if event else None
-    value = materialization.metadata.get("filled_columns") if materialization else None
-    return [str(name) for name in value.value] if value and isinstance(value.value, list) else []

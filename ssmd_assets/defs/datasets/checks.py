@@ -6,18 +6,19 @@ Each says in a sentence or two what is wrong and what to do. Blocking are those 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from ssmd_assets.defs.datasets.hour import MIN_ROWS_FOR_NULLS, Hour
+from ssmd_assets.defs.datasets.hour import Hour
 from ssmd_assets.lib.checks import hourly_check
 from ssmd_assets.lib.keys import dataset_key, dataset_types, rejects_key
+from ssmd_assets.lib.text import visible
 from ssmd_core.feeds.base import Feed
 
-_EMPTY = 0.99
+_SHOWN = 20
 _WARN = dg.AssetCheckSeverity.WARN
 _ERROR = dg.AssetCheckSeverity.ERROR
 
@@ -87,14 +88,10 @@ def check_specs(feed: Feed, stream: str) -> list[dg.AssetCheckSpec]:
     return specs
 
 
-def type_findings(hour: Hour, message_type: str, filled_before: Sequence[str]) -> list[Finding]:
-    """`schema` and `null_rates` of one message type.
-
-    Args:
-        filled_before: columns that were filled in hours reported earlier.
-    """
+def type_findings(hour: Hour, message_type: str) -> list[Finding]:
+    """`schema` and `null_rates` of one message type."""
     key = dataset_key(hour.feed, hour.stream, message_type)
-    return [_schema(key, hour, message_type), _null_rates(key, hour, message_type, filled_before)]
+    return [_schema(key, hour, message_type), _null_rates(key, hour, message_type)]
 
 
 def hour_findings(hour: Hour) -> list[Finding]:
@@ -133,18 +130,15 @@ def _schema(key: dg.AssetKey, hour: Hour, message_type: str) -> Finding:
     return Finding(key, "schema", passed, severity, text, {"accepted": accepted, "rejected": rejected})
 
 
-def _null_rates(key: dg.AssetKey, hour: Hour, message_type: str, filled_before: Sequence[str]) -> Finding:
-    nulls = hour.nulls(message_type)
+def _null_rates(key: dg.AssetKey, hour: Hour, message_type: str) -> Finding:
     rows = hour.report.rows.get(message_type, 0)
-    gone = [name for name in filled_before if nulls.get(name, 0.0) >= _EMPTY] if rows >= MIN_ROWS_FOR_NULLS else []
+    gone = [found for found in hour.turned_null if found.message_type == message_type]
+    text = f"No column that used to be filled is empty in {rows:,} rows."
     if gone:
-        text = (
-            f"Null in at least 99 % of {rows:,} rows, but filled in earlier hours: {', '.join(gone)}. The venue may "
-            f"have renamed or dropped the member: compare a raw line with the sources of the schema."
-        )
-    else:
-        text = f"No column that used to be filled is empty in {rows:,} rows."
-    return Finding(key, "null_rates", not gone, _WARN, text, {"null_rates": nulls})
+        text = visible(gone[0].detail)
+        if len(gone) > 1:
+            text += f" Likewise: {', '.join(found.path for found in gone[1:])}."
+    return Finding(key, "null_rates", not gone, _WARN, text, {"null_rates": hour.nulls(message_type)})
 
 
 def _row_balance(key: dg.AssetKey, hour: Hour) -> Finding:
@@ -193,5 +187,5 @@ def _sequence_gaps(key: dg.AssetKey, hour: Hour) -> Finding:
         text = f"Nothing is missing; {len(hour.holes):,} holes are dropped duplicates or lie in a neighbouring hour."
     else:
         text = "No sequence is missing."
-    holes = [hole._asdict() for hole in hour.holes[:20]]
+    holes = [hole._asdict() for hole in hour.holes[:_SHOWN]]
     return Finding(key, "sequence_gaps", not hour.lost, _WARN, text, {"missing": hour.lost, "holes": holes})

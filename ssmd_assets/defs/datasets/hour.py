@@ -16,11 +16,11 @@ from ssmd_core.feeds.base import Feed
 from ssmd_core.settings import Settings
 
 if TYPE_CHECKING:
+    from ssmd_core.drift.findings import Finding as Drift
     from ssmd_core.proof.ledger import Ledger
 
-# With fewer rows a column may be empty by chance.
-MIN_ROWS_FOR_NULLS = 100
-_FILLED = 0.5
+# Proved hours further back do not say what is usual today.
+_USUAL_SINCE = timedelta(days=3)
 
 
 class Hole(NamedTuple):
@@ -48,6 +48,7 @@ class Hour:
         feed, stream: which stream.
         report: what the builder did.
         ledger: what the hour proves about itself; None without a sealed file.
+        turned_null: columns that are empty, and were not in the newest hour before that is proved.
         gaps: what the manifests of the day and of the days beside it know of missing sequences.
         earlier, later: files of the hours before and after, of the same days.
     """
@@ -56,6 +57,7 @@ class Hour:
     stream: str
     report: HourReport
     ledger: Ledger | None = None
+    turned_null: tuple[Drift, ...] = ()
     gaps: tuple[Gap, ...] = ()
     earlier: tuple[FileEntry, ...] = ()
     later: tuple[FileEntry, ...] = ()
@@ -80,6 +82,7 @@ class Hour:
             stream,
             report,
             ledger,
+            turned_null=turned_null(settings, feed, stream, hour, report),
             gaps=tuple(gap for manifest in manifests for gap in manifest.gaps),
             earlier=tuple(file for start, file in files if start < hour),
             later=tuple(file for start, file in files if start >= hour + timedelta(hours=1)),
@@ -143,12 +146,25 @@ class Hour:
         rates = self.report.null_rates.get(message_type, {})
         return {name: round(share, 4) for name, share in rates.items() if share}
 
-    def filled(self, message_type: str) -> list[str]:
-        """Nullable columns filled in at least half of the rows; none where there are too few rows to tell."""
-        schema = self.feed.schema_of(message_type)
-        if schema is None or self.report.rows.get(message_type, 0) < MIN_ROWS_FOR_NULLS:
-            return []
-        rates = self.report.null_rates.get(message_type, {})
-        return sorted(
-            column.name for column in schema.columns if column.nullable and rates.get(column.name, 0.0) <= _FILLED
-        )
+
+def turned_null(settings: Settings, feed: Feed, stream: str, hour: datetime, report: HourReport) -> tuple[Drift, ...]:
+    """Columns of the hour that are empty and used to be filled, by the sentinel's rule.
+
+    The ledger compares with the hour just before. Here it is the newest one that is proved, so that a change during a
+    pause of the capture is seen too. It depends on what is proved on disk, not on the order of materialisations.
+
+    Raises:
+        ArchiveError: the ledger of that hour is damaged.
+    """
+    from ssmd_core.drift.nulls import HourNulls, null_columns
+    from ssmd_core.proof.chain import newest
+    from ssmd_core.proof.ledger import hour_id, parse_hour_id, read_ledger
+
+    first, last = hour_id(hour - _USUAL_SINCE), hour_id(hour)
+    proved = newest(settings.proof_root, feed.name, stream)
+    before = max((name for name in proved if first <= name < last), default=None)
+    ledger = read_ledger(settings.proof_root, feed.name, stream, parse_hour_id(before)) if before else None
+    if ledger is None:
+        return ()
+    found = null_columns(feed, HourNulls(report.rows, report.null_rates), [HourNulls(ledger.rows, ledger.null_rates)])
+    return tuple(found)

@@ -17,7 +17,7 @@ from ssmd_assets.defs.datasets.materializations import Made
 from ssmd_assets.lib.checks import hourly_check
 from ssmd_assets.lib.database import with_database
 from ssmd_assets.lib.keys import OWNERS, archive_key, identifier, ledger_key
-from ssmd_assets.lib.text import visible
+from ssmd_assets.lib.text import cell, visible
 from ssmd_assets.partitions import HOURLY
 from ssmd_core.archive.paths import parse_hour
 from ssmd_core.feeds.base import Feed
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 _SHOWN = 20
+# A reason names at most five things that were seen; a venue's words in them may be long.
+_DETAIL_CHARS = 600
 # code -> what to do; what is not named needs no action beyond reading the evidence.
 _ADVICE = {
     "slots_missing": "Look at the archiver; materialise the hour again when its slots are sealed.",
@@ -46,6 +48,8 @@ _ADVICE = {
     "null_column": "The venue may have renamed a member: compare a raw line with the schema's sources.",
     "clock_offset": "Set this machine's clock, by NTP.",
     "no_control_events": "The archive was not written by ssmd's connectors: nothing can be proved.",
+    "two_connectors": "Stop one of the connectors: `ssmd connector status` names them.",
+    "carried_state_missing": "Prove the hour before, then this one again.",
 }
 _INTEGRITY = ("untrusted", "checks_failed")
 _DRIFT = ("drift", "null_column")
@@ -81,17 +85,26 @@ def ledger_check_specs(feed: Feed, stream: str) -> list[dg.AssetCheckSpec]:
 
 
 def ledger_made(hour: Hour, settings: Settings) -> Made:
-    """The hour's ledger, loaded into Postgres where there is one."""
+    """The hour's ledger, loaded into Postgres where there is one. Its data version is the hash that the chain holds."""
+    from ssmd_core.proof.chain import newest
+    from ssmd_core.proof.ledger import hour_id, proof_file
+
     ledger = _ledger(hour)
+    moment = parse_hour(hour.report.hour)
+    entry = newest(settings.proof_root, hour.feed.name, hour.stream)[hour_id(moment)]
+    path = proof_file(settings.proof_root, hour.feed.name, hour.stream, moment, "ledger")
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": ledger.totals.messages,
         "word": ledger.word,
         "reasons": dg.MetadataValue.md(_table(ledger.reasons)),
-        "totals": {name: getattr(ledger.totals, name) for name in ledger.totals.__struct_fields__},
+        "totals": dg.MetadataValue.md(_totals(ledger)),
         "carried": ledger.carried.hour if ledger.carried else "nothing: the hour before is not proved",
         "postgres": _load(hour, settings),
+        "path": dg.MetadataValue.path(str(path)),
+        "sha256": entry.ledger,
+        "chain": f"line {entry.n + 1}, sealed {entry.sealed_at} with key {entry.key[:16]}…",
     }
-    return Made(ledger_key(hour.feed, hour.stream), metadata, _digest(hour, settings, metadata))
+    return Made(ledger_key(hour.feed, hour.stream), metadata, entry.ledger)
 
 
 def ledger_findings(hour: Hour) -> list[Finding]:
@@ -102,6 +115,8 @@ def ledger_findings(hour: Hour) -> list[Finding]:
     integrity = [reason for reason in ledger.reasons if reason.code in _INTEGRITY]
     drift = [reason for reason in ledger.reasons if reason.code in _DRIFT]
     held = f"{totals.passed:,} comparisons passed, {totals.failed:,} failed, {totals.missing:,} numbers are missing."
+    if not totals.passed + totals.failed:
+        held = "Nothing of the hour could be compared with numbers of the venue."
     degraded = ledger.reasons if ledger.word == "degraded" else []
     return [
         _finding(key, "complete", degraded, f"The hour is {ledger.word}.", {"word": ledger.word}),
@@ -114,7 +129,7 @@ def _finding(key: dg.AssetKey, check: str, reasons: Sequence[Reason], well: str,
     text = well
     if reasons:
         first = reasons[0]
-        text = f"{visible(first.detail)}. {_ADVICE.get(first.code, '')}".strip()
+        text = f"{_detail(first)}. {_ADVICE.get(first.code, '')}".strip()
         if len(reasons) > 1:
             text += f" Beside it: {', '.join(sorted({reason.code for reason in reasons[1:]}))}."
     evidence = [visible(one) for reason in reasons for one in reason.evidence][:_SHOWN]
@@ -134,7 +149,7 @@ def _ledger(hour: Hour) -> Ledger:
 
 
 def _load(hour: Hour, settings: Settings) -> str:
-    """Rows into Postgres. Where that fails the files are there all the same, and `ssmd ledger load` mends it."""
+    """Rows into Postgres. Where that fails the files are there all the same, and the day's scores load what lacks."""
     if not settings.database_url:
         return "not loaded: DATABASE_URL is not set"
     from ssmd_stream.proved import load_hour
@@ -142,7 +157,7 @@ def _load(hour: Hour, settings: Settings) -> str:
     moment = parse_hour(hour.report.hour)
 
     async def work(connection: psycopg.AsyncConnection) -> bool:
-        return await load_hour(connection, settings, hour.feed.name, hour.stream, moment)
+        return await load_hour(connection, settings, hour.feed.name, hour.stream, moment, hour.turned_null)
 
     try:
         with_database(settings, f"ledger of {hour.report.hour}", work)
@@ -151,27 +166,20 @@ def _load(hour: Hour, settings: Settings) -> str:
     return "loaded"
 
 
-def _digest(hour: Hour, settings: Settings, metadata: dict[str, Any]) -> str:
-    """Hash of the ledger's file, which the chain holds; the metadata name its place."""
-    from ssmd_core.proof.chain import newest
-    from ssmd_core.proof.ledger import hour_id, proof_file
+def _totals(ledger: Ledger) -> str:
+    """Only what is not 0: of 23 sums most are."""
+    sums = {name: getattr(ledger.totals, name) for name in ledger.totals.__struct_fields__}
+    rows = "\n".join(f"| {name.replace('_', ' ')} | {value:,} |" for name, value in sums.items() if value)
+    return f"| | |\n|---|--:|\n{rows}\n\nAll others are 0." if rows else "All are 0."
 
-    moment = parse_hour(hour.report.hour)
-    entry = newest(settings.proof_root, hour.feed.name, hour.stream)[hour_id(moment)]
-    path = proof_file(settings.proof_root, hour.feed.name, hour.stream, moment, "ledger")
-    metadata |= {
-        "path": dg.MetadataValue.path(str(path)),
-        "sha256": entry.ledger,
-        "chain": f"entry {entry.n}, signed {entry.sealed_at} with {entry.key[:16]}…",
-    }
-    return entry.ledger
+
+def _detail(reason: Reason) -> str:
+    text = visible(reason.detail).rstrip(".")
+    return text if len(text) <= _DETAIL_CHARS else f"{text[:_DETAIL_CHARS]}…"
 
 
 def _table(reasons: Sequence[Reason]) -> str:
     if not reasons:
         return "None."
-    rows = "\n".join(
-        f"| {reason.code} | {visible(reason.detail).replace('|', '/')} | {reason.count} |"
-        for reason in reasons[:_SHOWN]
-    )
+    rows = "\n".join(f"| {reason.code} | {cell(_detail(reason))} | {reason.count} |" for reason in reasons[:_SHOWN])
     return f"| code | detail | count |\n|---|---|---|\n{rows}"

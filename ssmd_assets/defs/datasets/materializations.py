@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,8 @@ class Made:
         )
 
 
-def dataset_made(hour: Hour, message_type: str, dataset_root: Path, filled_before: Sequence[str]) -> Made | None:
-    """A message type's rows, or the proof that there were none; None where the archive proves neither.
-
-    Args:
-        filled_before: columns that were filled in hours reported earlier; the metadata carries them on.
-    """
+def dataset_made(hour: Hour, message_type: str, dataset_root: Path) -> Made | None:
+    """A message type's rows, or the proof that there were none; None where the archive proves neither."""
     key = dataset_key(hour.feed, hour.stream, message_type)
     output = hour.output(message_type)
     rejected = hour.report.rejects.get(message_type, 0)
@@ -63,7 +58,6 @@ def dataset_made(hour: Hour, message_type: str, dataset_root: Path, filled_befor
             "null_rates": hour.nulls(message_type),
             "source_files": hour.source_files,
             "sha256": output.sha256,
-            "filled_columns": sorted({*filled_before, *hour.filled(message_type)}),
         }
         return Made(key, metadata, output.sha256)
     if rejected or not hour.whole:
@@ -72,7 +66,6 @@ def dataset_made(hour: Hour, message_type: str, dataset_root: Path, filled_befor
         "dagster/partition_row_count": 0,
         "empty": True,
         "source_files": hour.source_files,
-        "filled_columns": list(filled_before),
     }
     return Made(key, metadata, "empty")
 

@@ -1,7 +1,7 @@
 """Diagnosis and volume reports of a day: Markdown in the metadata, the whole in `/v1/reports`, and a mail."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,17 @@ from ssmd_assets.defs.quality.scores import FRESHNESS, GROUP, SCORES_KEY
 from ssmd_assets.defs.resources import Environment
 from ssmd_assets.lib.database import with_database
 from ssmd_assets.lib.keys import OWNERS, STREAMS, dataset_key
+from ssmd_assets.lib.mail import send_mail
 from ssmd_assets.lib.text import visible
 from ssmd_assets.partitions import DAILY
+from ssmd_core.errors import ConfigError, SsmdError
 
 if TYPE_CHECKING:
     import psycopg
 
     from ssmd_core.mail.render import Mail
     from ssmd_core.reports.collect import RunFailure
+    from ssmd_core.reports.model import ModelSettings
     from ssmd_core.reports.store import Made, Report
 
 DIAGNOSIS_KEY = dg.AssetKey(["quality", "diagnosis_report"])
@@ -27,6 +30,8 @@ VOLUME_KEY = dg.AssetKey(["quality", "volume_report"])
 _DAYS = 7
 _MAX_FAILURES = 200
 _REASON_CHARS = 500
+# The whole stands in the table `reports`; events are kept for years.
+_REPORT_CHARS = 20_000
 
 
 class ReportConfig(dg.Config):
@@ -60,12 +65,11 @@ def diagnosis_report(
     """Diagnose one day."""
     from ssmd_core.reports.diagnosis import diagnose
     from ssmd_core.reports.mails import diagnosis_mail_of
-    from ssmd_core.reports.model import ModelSettings
 
     settings = environment.settings()
     day = date.fromisoformat(context.partition_key)
     failures = _run_failures(context.instance, day)
-    model = ModelSettings.from_environment(os.environ)
+    model = _model(context)
 
     async def work(connection: "psycopg.AsyncConnection") -> "Made":
         return await diagnose(connection, day, model=model, run_failures=failures, force=config.force)
@@ -91,15 +95,17 @@ def volume_report(
     from ssmd_core.datasets.coverage import Manifests
     from ssmd_core.db.connect import now_of
     from ssmd_core.reports.mails import volume_mail_of
-    from ssmd_core.reports.model import ModelSettings
     from ssmd_core.reports.volume import analyze_volume
     from ssmd_core.reports.volume_inputs import read_volumes, with_titles
 
     settings = environment.settings()
     day = date.fromisoformat(context.partition_key)
     now = now_of(settings.clock)
-    volumes = read_volumes(Manifests(settings.archive_root, settings.dataset_root), day, now)
-    model = ModelSettings.from_environment(os.environ)
+    try:
+        volumes = read_volumes(Manifests(settings.archive_root, settings.dataset_root), day, now)
+    except SsmdError as error:
+        raise dg.Failure(f"volumes of {day}: {visible(str(error))}. Run `ssmd verify`.", allow_retries=False) from error
+    model = _model(context)
 
     async def work(connection: "psycopg.AsyncConnection") -> "Made":
         inputs = await with_titles(connection, volumes, now)
@@ -114,7 +120,7 @@ def _result(
 ) -> dg.MaterializeResult[None]:
     report = made.report
     metadata: dict[str, Any] = {
-        "report": dg.MetadataValue.md(report.markdown),
+        "report": dg.MetadataValue.md(report.markdown[:_REPORT_CHARS]),
         "status": report.status,
         "source": report.source,
         "note": visible(report.note),
@@ -128,25 +134,24 @@ def _result(
         "asked": made.asked,
         "cached": made.cached,
     }
-    if mail_of is not None and not made.cached:
-        metadata["mail"] = _send(context, mail_of(report), os.environ)
+    if mail_of is None:
+        metadata["mail"] = "not sent: not asked for"
+    elif made.cached or not made.needed:
+        metadata["mail"] = "not sent: nothing changed" if made.cached else "not sent: there is nothing to tell"
+    else:
+        metadata["mail"] = send_mail(context, mail_of(report))
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(report.input_sha256))
 
 
-def _send(context: dg.AssetExecutionContext, mail: "Mail", environment: Mapping[str, str]) -> str:
-    """Send where a mail server is set; a mail that cannot be sent is no reason to fail a report that was written."""
-    from ssmd_core.errors import ConfigError
-    from ssmd_core.mail.smtp import MailError, SmtpSettings, send
+def _model(context: dg.AssetExecutionContext) -> "ModelSettings | None":
+    """None without a key, and for settings that cannot be used: then the rules write the report."""
+    from ssmd_core.reports.model import ModelSettings
 
-    if not environment.get("SMTP_HOST"):
-        return "not sent: SMTP_HOST is not set"
     try:
-        smtp = SmtpSettings.from_environment(environment)
-        send(mail, smtp)
-    except (ConfigError, MailError) as error:
-        context.log.error(f"the mail was not sent: {visible(str(error))}")
-        return f"not sent: {visible(str(error))}"
-    return f"sent to {', '.join(smtp.recipients)}"
+        return ModelSettings.from_environment(os.environ)
+    except ConfigError as error:
+        context.log.error(f"no model is asked: {visible(str(error))}")
+        return None
 
 
 def _run_failures(instance: dg.DagsterInstance, day: date) -> list["RunFailure"]:

@@ -2,94 +2,143 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from ssmd_core.feeds.polymarket.book import TokenBook
-from ssmd_core.feeds.polymarket.wire import ONE, Change, Level, Message, number, read_payload
+from ssmd_core.feeds.polymarket.wire import ONE, Change, Level, number, read_payload
 from ssmd_core.proof.rules import LiveCounts, Trouble
+from ssmd_core.proof.wire_numbers import UNREADABLE
 
 CHANNEL: Final = "market"
 
-#: A token's hash is computed at every so many of its changes: 60 µs for a book of 100 levels, 0.25 µs a change.
-HASH_EVERY: Final = 256
+#: Of so many tokens one is hashed live, at every so many of its changes: 60 µs for a book of 100 levels are 0.12 µs a
+#: change of any token. All hashes are proved hour by hour, from the archive.
+HASHED: Final = 16
+HASH_EVERY: Final = 32
+# A book is read when the first change needs it, for most tokens are quiet; its prices take less room than a long text.
+_MAX_UNREAD_BYTES: Final = 8_192
 
-Levels = dict[int, Level | Change]
+
+class _Entry(msgspec.Struct, gc=False):
+    price: str
+    size: str
+    side: str
+    asset_id: str
+    best_bid: str
+    best_ask: str
+
+
+class _Changes(msgspec.Struct, gc=False):
+    price_changes: list[_Entry]
 
 
 class _Token(msgspec.Struct, gc=False):
     asset_id: str
 
 
+class _Price(msgspec.Struct, gc=False):
+    price: str
+
+
+class _Book(msgspec.Struct, gc=False):
+    bids: list[_Price]
+    asks: list[_Price]
+
+
+_CHANGES: Final = msgspec.json.Decoder(_Changes)
 _TOKEN: Final = msgspec.json.Decoder(_Token)
+_BOOK: Final = msgspec.json.Decoder(_Book)
+# A level without size is none; no recording has one.
+_NO_SIZE: Final = b'"size":"0'
 
 
 class _Live:
-    """A token's levels by price; the best of each side is kept so that a change costs no search."""
+    """A token's prices; the best of each side is kept so that a change costs no search.
+
+    Attributes:
+        book: whole, with its texts, where the token is hashed.
+        unread: a book that was taken and not read yet.
+    """
 
     __slots__ = ("asks", "best_ask", "best_bid", "bids", "book", "doubts", "told", "unread", "until_hash")
 
-    def __init__(self) -> None:
-        self.bids: Levels = {}
-        self.asks: Levels = {}
+    def __init__(self, asset_id: str) -> None:
+        self.bids: set[int] = set()
+        self.asks: set[int] = set()
         self.best_bid = 0
         self.best_ask = ONE
-        # Only its settings and hash are used; its levels are filled when a hash is due.
-        self.book = TokenBook("", "")
+        hashed = zlib.crc32(asset_id.encode()) % HASHED == 0
+        self.book = TokenBook("", asset_id) if hashed else None
         self.unread: bytes | None = None
         self.until_hash = HASH_EVERY
         self.doubts = 0
         self.told = False
 
     def open(self, payload: bytes) -> None:
-        """Take a whole book; it is read when the first change needs it, and most tokens are quiet."""
+        """Take a whole book."""
         self.unread = payload
         self.told, self.doubts, self.until_hash = False, 0, HASH_EVERY
+        if len(payload) > _MAX_UNREAD_BYTES:
+            self.read()
 
     def read(self) -> None:
         """Read the book that was taken."""
-        message = read_payload(self.unread or b"")
-        self.unread = None
+        payload, self.unread = self.unread or b"", None
+        if self.book is None and _NO_SIZE not in payload:
+            try:
+                short = _BOOK.decode(payload)
+            except UNREADABLE:
+                pass
+            else:
+                self._take({number(each.price) for each in short.bids}, {number(each.price) for each in short.asks})
+                return
+        message = read_payload(payload)
         if message is None:
             return
-        book = TokenBook(message.market, message.asset_id, settings=self.book.settings)
-        book.tick_sizes, book.last_trade_prices = self.book.tick_sizes, self.book.last_trade_prices
-        book.opened(message.tick_size, message.last_trade_price)
-        self.book = book
         bids, asks = message.levels()
-        self.bids, self.asks = _by_price(bids), _by_price(asks)
+        self._take(_prices(bids), _prices(asks))
+        if (known := self.book) is not None:
+            book = self.book = TokenBook(message.market, message.asset_id, settings=known.settings)
+            book.tick_sizes, book.last_trade_prices = known.tick_sizes, known.last_trade_prices
+            book.opened(message.tick_size, message.last_trade_price)
+            book.replace_levels(bids, asks)
+
+    def _take(self, bids: set[int | None], asks: set[int | None]) -> None:
+        self.bids, self.asks = ({price for price in side if price is not None} for side in (bids, asks))
         self.best_bid, self.best_ask = max(self.bids, default=0), min(self.asks, default=ONE)
 
-    def put(self, entry: Change) -> None:
-        """Apply a change; what cannot be read is left to the hash."""
-        price = number(entry.price)
+    def put(self, entry: _Entry | Change) -> None:
+        """Apply a change; what cannot be read is left to the hour's rule."""
+        price, size = number(entry.price), entry.size
         if price is None:
             return
-        size = entry.size.strip("0.")
+        some = size[:1] > "0" or size.strip("0.")
         if entry.side == "BUY":
-            if size:
-                self.bids[price] = entry
+            if some:
+                self.bids.add(price)
                 self.best_bid = max(self.best_bid, price)
-            elif self.bids.pop(price, None) is not None and price == self.best_bid:
-                self.best_bid = max(self.bids, default=0)
+            elif price in self.bids:
+                self.bids.remove(price)
+                if price == self.best_bid:
+                    self.best_bid = max(self.bids, default=0)
         elif entry.side == "SELL":
-            if size:
-                self.asks[price] = entry
+            if some:
+                self.asks.add(price)
                 self.best_ask = min(self.best_ask, price)
-            elif self.asks.pop(price, None) is not None and price == self.best_ask:
-                self.best_ask = min(self.asks, default=ONE)
-
-    def hash_fits(self, expected: str, timestamp: str) -> bool:
-        """Whether the venue's hash is that of the levels."""
-        book = self.book
-        book.replace_levels(tuple(self.bids.values()), tuple(self.asks.values()))
-        return book.fits(book.hashed(timestamp), expected)
+            elif price in self.asks:
+                self.asks.remove(price)
+                if price == self.best_ask:
+                    self.best_ask = min(self.asks, default=ONE)
+        if self.book is not None:
+            self.book.put(entry.side, entry.price, size)
 
 
 class LivePolymarket:
-    """Implements `rules.LiveCheck`: best bid and ask at every change, the hash at every 256th of a token.
+    """Implements `rules.LiveCheck`: best bid and ask at every change, and the hash of one token in sixteen.
 
     A hash that does not fit is looked at again with the token's next change, because it may be ahead of the message
     about a trade; the second in a row asks for the token anew. Where no settings ever fitted the hash proves nothing.
@@ -101,85 +150,104 @@ class LivePolymarket:
 
     def check(self, kind: str, payload: bytes) -> Trouble | None:
         """See `LiveCheck`."""
-        if kind not in ("price_change", "book", "last_trade_price", "tick_size_change"):
-            return None
-        if kind == "book":
-            self._book(payload)
-            return None
-        message = read_payload(payload)
-        if message is None:
-            self.counts.unverifiable += 1
-            return None
         if kind == "price_change":
-            return self._change(message)
-        token = self._tokens.get(message.asset_id)
+            try:
+                return self._change(_CHANGES.decode(payload).price_changes, payload)
+            except msgspec.ValidationError:
+                return self._other_change(payload)
+            except UNREADABLE:
+                self.counts.unverifiable += 1
+        elif kind == "book":
+            self._book(payload)
+        elif kind in ("last_trade_price", "tick_size_change"):
+            self._settings(kind, payload)
+        return None
+
+    def _book(self, payload: bytes) -> None:
+        try:
+            asset_id = _TOKEN.decode(payload).asset_id
+        except UNREADABLE:
+            self.counts.unverifiable += 1
+            return
+        token = self._tokens.get(asset_id)
         if token is None:
-            return None
+            token = self._tokens[asset_id] = _Live(asset_id)
+        token.open(payload)
+
+    def _settings(self, kind: str, payload: bytes) -> None:
+        """What a hash will need."""
+        try:
+            token = self._tokens.get(_TOKEN.decode(payload).asset_id)
+        except UNREADABLE:
+            self.counts.unverifiable += 1
+            return
+        if token is None or token.book is None or (message := read_payload(payload)) is None:
+            return
         if token.unread is not None:
             token.read()
         if kind == "last_trade_price":
             token.book.traded(message.price)
         elif message.new_tick_size:
             token.book.tick_changed(message.new_tick_size)
-        return None
 
-    def _book(self, payload: bytes) -> None:
-        try:
-            asset_id = _TOKEN.decode(payload).asset_id
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    def _other_change(self, payload: bytes) -> Trouble | None:
+        """A change of an older generation, or with members that are missing, null or not quoted."""
+        message = read_payload(payload)
+        if message is None:
             self.counts.unverifiable += 1
-            return
-        token = self._tokens.get(asset_id)
-        if token is None:
-            token = self._tokens[asset_id] = _Live()
-        token.open(payload)
-
-    def _change(self, message: Message) -> Trouble | None:
-        tokens, trouble = self._tokens, None
+            return None
         entries = message.entries()
+        for entry in entries:
+            entry.asset_id = entry.asset_id or message.asset_id
+        return self._change(entries, payload)
+
+    def _change(self, entries: Sequence[_Entry | Change], payload: bytes) -> Trouble | None:
+        tokens, counts, trouble = self._tokens, self.counts, None
         # Between two changes of one token in one message its state is not known: the last one counts.
         single = len(entries) == 1 or (len(entries) == 2 and entries[0].asset_id != entries[1].asset_id)
         newest = {} if single else {entry.asset_id: n for n, entry in enumerate(entries)}
         for n, entry in enumerate(entries):
-            token = tokens.get(entry.asset_id or message.asset_id)
+            token = tokens.get(entry.asset_id)
             if token is None:
-                self.counts.unverifiable += 1
+                counts.unverifiable += 1
                 continue
             if token.unread is not None:
                 token.read()
             token.put(entry)
             if not single and newest[entry.asset_id] != n:
                 continue
-            found = self._compare(token, entry, message)
-            # One trouble a message: another token's is told with its next change.
-            if found is not None and not token.told and trouble is None:
-                token.told = True
-                trouble = Trouble(CHANNEL, (entry.asset_id or message.asset_id,), *found)
-        return trouble
-
-    def _compare(self, token: _Live, entry: Change, message: Message) -> tuple[str, str] | None:
-        """Reason and detail of what is wrong with the token after its change, if anything is."""
-        counts = self.counts
-        if entry.best_bid:
-            if number(entry.best_bid) == token.best_bid and number(entry.best_ask or "1") == token.best_ask:
+            found = None
+            bid, ask = entry.best_bid, entry.best_ask
+            if not bid:
+                counts.unverifiable += 1
+            elif number(bid) == token.best_bid and number(ask or "1") == token.best_ask:
                 counts.passed += 1
             else:
                 counts.failed += 1
-                stated = f"{entry.best_bid:.40} and {entry.best_ask or '1':.40}"
-                return "touch", f"best bid and ask are {stated}, not those of the book"
-        else:
-            counts.unverifiable += 1
+                found = "touch", f"best bid and ask are {bid:.40} and {ask or '1':.40}, not those of the book"
+            if token.book is not None:
+                found = self._hash(token, token.book, n, payload) or found
+            # One trouble a message: another token's is told with its next change.
+            if found is not None and not token.told and trouble is None:
+                token.told = True
+                trouble = Trouble(CHANNEL, (entry.asset_id,), *found)
+        return trouble
+
+    def _hash(self, token: _Live, book: TokenBook, n: int, payload: bytes) -> tuple[str, str] | None:
+        """Compare the hash behind the message's n-th change with that of the book, if it is due."""
+        counts = self.counts
         token.until_hash -= 1
         if token.until_hash > 0:
             return None
         token.until_hash = HASH_EVERY
-        if token.told:
+        message = None if token.told else read_payload(payload)
+        if message is None:
             return None
-        expected = entry.hash or message.hash or ""
-        if token.hash_fits(expected, message.timestamp):
+        expected = message.entries()[n].hash or message.hash or ""
+        if book.fits(book.hashed(message.timestamp), expected):
             counts.passed += 1
             token.doubts = 0
-        elif token.book.settings is None:
+        elif book.settings is None:
             counts.unverifiable += 1
         else:
             token.doubts += 1
@@ -191,10 +259,5 @@ class LivePolymarket:
         return None
 
 
-def _by_price(levels: Sequence[Level]) -> Levels:
-    found: Levels = {}
-    for level in levels:
-        price = number(level.price)
-        if price is not None and level.size.strip("0."):
-            found[price] = level
-    return found
+def _prices(levels: Sequence[Level]) -> set[int | None]:
+    return {number(level.price) for level in levels if level.size.strip("0.")}
