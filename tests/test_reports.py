@@ -276,6 +276,8 @@ def test_the_commands(installation: Installation, tmp_path: Path, monkeypatch: p
         monkeypatch.delenv(name, raising=False)
     with installation.copy("reports_cli") as url:
         with database(url) as connection:
+            for table in ("dq_daily_scores", "dq_hourly_scores", "ledger_hours", "untrusted_intervals"):
+                connection.execute(f"DELETE FROM {table}".encode())
             good_day(connection, INSTALLED_DAY)
             hour(connection, "polymarket/markets", at(9, INSTALLED_DAY), "missing", "0")
         monkeypatch.setenv("DATABASE_URL", url)

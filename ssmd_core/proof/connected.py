@@ -78,6 +78,7 @@ def gaps(
         if life.story.connection not in (OWN, UNSTAMPED):
             by_connection.setdefault(life.story.connection, []).append(life)
     restarts = sorted(life.from_us for life in found.values() if life.story.connection == OWN and life.story.opened)
+    last_opened_us = max((life.from_us for of_name in by_connection.values() for life in of_name), default=0)
     wanted = subscriptions.wanted
     if not by_connection and (wanted.anything or not wanted.said):
         by_connection["c0"] = []
@@ -94,7 +95,7 @@ def gaps(
             open_to_us = max(open_to_us, life.to_us)
             before = f"seq:{life.story.last_seq}"
         # A connector that came later may have fewer connections; what they carried is then asked for on others.
-        last_us = next((at_us for at_us in restarts if at_us >= open_to_us and (of_name or name in carried)), end_us)
+        last_us = next((at_us for at_us in restarts if open_to_us <= at_us < last_opened_us), end_us)
         retired = bool(of_name) and of_name[-1].story.done
         if open_to_us < last_us and not retired:
             seen.append(_gap(name, open_to_us, last_us, before, ""))

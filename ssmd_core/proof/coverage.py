@@ -114,6 +114,11 @@ class Minute:
         return min(max(bound, self.age_min_us), self.age_max_us) / 1000
 
     @property
+    def timed(self) -> int:
+        """How many messages stated a time."""
+        return 0 if self.ages is None else int(self.ages.sum())
+
+    @property
     def offset_ms(self) -> float | None:
         """Smallest age."""
         return None if self.ages is None else self.age_min_us / 1000

@@ -84,6 +84,8 @@ class EpochRef(msgspec.Struct):
         missing_ordinals: between them, or before the first.
         messages: archived.
         opened, closed: whether the hour holds its opening and its closing event.
+        open: whether it was open when the hour ended.
+        known: whether its opening is proved, in this hour or in one that this hour stands on.
         open_s: how long it was open in the hour.
         offset_ms: smallest receive time minus venue time.
     """
@@ -95,6 +97,8 @@ class EpochRef(msgspec.Struct):
     missing_ordinals: int = 0
     opened: bool = False
     closed: bool = False
+    open: bool = False
+    known: bool = False
     open_s: float = 0.0
     offset_ms: float | None = None
 

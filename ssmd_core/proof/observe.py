@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from ssmd_core.archive.tally import UNPARSED_TYPE, classify
 from ssmd_core.datasets.convert import Converted
 from ssmd_core.drift.hour import HourDrift
 from ssmd_core.feeds.base import Feed
-from ssmd_core.messages.control import is_control
+from ssmd_core.messages.control import CONTROL_TYPE, is_control
+from ssmd_core.messages.lines import Line
 from ssmd_core.proof.connected import Life
 from ssmd_core.proof.coverage import Coverage, Minute, minute_us
 from ssmd_core.proof.ledger import EpochRef, Ledger
 from ssmd_core.proof.lines import MINUTE_US, MINUTES, Lines, Reader
 from ssmd_core.proof.live import LiveCounts
-from ssmd_core.proof.ordinals import Ordinals
+from ssmd_core.proof.ordinals import UNSTAMPED, Ordinals
 from ssmd_core.proof.rules import Findings, HourChunk, HourRule, MinuteChecks
-from ssmd_core.proof.subscriptions import OWN, Opening, Subscriptions
+from ssmd_core.proof.subscriptions import OWN, Opening, Story, Subscriptions
+from ssmd_core.proof.word import MAX_OFFSET_MS
 
+#: Texts of a connection's own keepalive: no JSON, and no message that could be lost.
+KEEPALIVES: Final = frozenset((b"", b"PING", b"PONG"))
 _CENT_US: Final = 10_000
+_SHOWN: Final = 10
+# A clock that is wrong is so in every message: three of them in each of three minutes are no accident.
+_MIN_TIMED: Final = 3
+_MIN_MINUTES: Final = 3
+
+
+class ClockOffset(NamedTuple):
+    """How far a clock is wrong.
+
+    Attributes:
+        offset_ms: smallest receive time minus venue time of the minutes concerned.
+        from_us: the first one's start.
+        minutes: how many.
+    """
+
+    offset_ms: float
+    from_us: int
+    minutes: int
 
 
 class Watcher:
@@ -30,19 +54,25 @@ class Watcher:
 
     def __init__(self, feed: Feed, start_us: int, rule: HourRule, drift: HourDrift, before: Ledger | None) -> None:
         carried = before.epochs if before else {}
+        self._feed = feed
         self.reader = Reader(feed, start_us)
         self.coverage = Coverage(feed)
         self.ordinals = Ordinals(
             self.reader,
             start_us,
-            {name: ref.last_ordinal for name, ref in carried.items() if ref.last_ordinal is not None},
+            None
+            if before is None
+            else {name: ref.last_ordinal for name, ref in carried.items() if ref.last_ordinal is not None},
         )
         self.subscriptions = Subscriptions(feed.limits, start_us)
         self.live = LiveCounts(feed, self.reader)
         self.rule = rule
         self.drift = drift
         self.control_events = 0
+        self.unreadable: list[Line] = []
+        self.unreadable_count = 0
         self._start_us = start_us
+        self._known = {name for name, ref in carried.items() if ref.known}
 
     def take(self, converted: Converted) -> None:
         """The next lines of the hour."""
@@ -70,6 +100,10 @@ class Watcher:
             if is_control(line.payload):
                 self.control_events += 1
                 subscriptions.read(line)
+            elif line.payload.strip() not in KEEPALIVES and classify(self._feed, line.payload)[0] == UNPARSED_TYPE:
+                self.unreadable_count += 1
+                if len(self.unreadable) < _SHOWN:
+                    self.unreadable.append(line)
         for epoch, event, nats_seq in subscriptions.minute_events:
             self.live.compare(epochs.code(epoch), event, nats_seq)
         subscriptions.minute_events.clear()
@@ -162,6 +196,8 @@ class Watcher:
                 missing_ordinals=ordinals.missing if ordinals else 0,
                 opened=life.story.opened,
                 closed=life.story.closed_us is not None,
+                open=life.to_us >= self._start_us + MINUTES * MINUTE_US,
+                known=self.known(life.story),
                 open_s=(life.to_us - life.from_us) // _CENT_US / 100,
                 offset_ms=min(offsets) if offsets else None,
             )
@@ -170,7 +206,52 @@ class Watcher:
     def open_connections(self, before: Ledger | None) -> set[str]:
         """Connections that were open when the hour before ended."""
         epochs = before.epochs.values() if before else ()
-        return {ref.connection for ref in epochs if not ref.closed and ref.connection != OWN}
+        return {ref.connection for ref in epochs if ref.open and ref.connection not in (OWN, UNSTAMPED)}
+
+    def known(self, story: Story) -> bool:
+        """Whether the epoch's opening is proved."""
+        return story.opened or story.name in self._known
+
+    def untold(self, found: dict[str, Life]) -> list[Life]:
+        """Connections that brought market data of which nothing says that it was asked for."""
+        unasked = []
+        for life in found.values():
+            story = life.story
+            if story.tells or story.connection in (OWN, UNSTAMPED) or not story.speaks:
+                continue
+            epoch = self.reader.epochs.code(story.name)
+            kinds = {
+                kind for (code, _), sums in self.coverage.minutes.items() if code == epoch for kind in sums.by_type
+            }
+            if any(self.is_market(self.reader.kinds.names[kind]) for kind in kinds):
+                unasked.append(life)
+        return unasked
+
+    def is_market(self, kind: str) -> bool:
+        """Whether messages of a type are about the market, not talk about the connection."""
+        known = self._feed.message_types.get(kind)
+        return kind not in (CONTROL_TYPE, UNPARSED_TYPE) and (known is None or known.token != CONTROL_TYPE)
+
+    def clocks(self, found: dict[str, Life]) -> dict[str, ClockOffset]:
+        """Epochs whose clock and the venue's were apart: minute after minute by the same time.
+
+        What is old by nature, as the last trade of a quiet market, is of any age.
+        """
+        offsets: dict[str, list[tuple[int, float]]] = {}
+        for (code, minute), sums in sorted(self.coverage.minutes.items()):
+            offset_ms = sums.offset_ms
+            if offset_ms is not None and sums.timed >= _MIN_TIMED and abs(offset_ms) > MAX_OFFSET_MS:
+                offsets.setdefault(self.reader.epochs.names[code], []).append((minute, offset_ms))
+        apart = {}
+        for name, of_epoch in offsets.items():
+            ordered = sorted(offset_ms for _, offset_ms in of_epoch)
+            counts = [bisect_right(ordered, offset_ms + MAX_OFFSET_MS) - i for i, offset_ms in enumerate(ordered)]
+            most = max(counts)
+            if name in found and most >= _MIN_MINUTES:
+                least = ordered[counts.index(most)]
+                minutes = [minute for minute, offset_ms in of_epoch if least <= offset_ms <= least + MAX_OFFSET_MS]
+                apart[name] = ClockOffset(least, minute_us(self._start_us, minutes[0]), len(minutes))
+        return apart
 
 
 def _seconds(us: int) -> Decimal:

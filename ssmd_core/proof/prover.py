@@ -22,7 +22,6 @@ from ssmd_core.datasets.order import file_sha256
 from ssmd_core.datasets.report import HourReport
 from ssmd_core.drift.nulls import MIN_ROWS, HourNulls, null_columns
 from ssmd_core.feeds.base import Feed
-from ssmd_core.messages.control import CONTROL_TYPE
 from ssmd_core.proof.connected import Life, gaps, lives, overlapping_connectors
 from ssmd_core.proof.coverage import coverage_table
 from ssmd_core.proof.ledger import Carried, Ledger, SourceRef, Totals, encode, hour_id, proof_file
@@ -78,6 +77,7 @@ class Prover:
         self._report, self._watcher, self._before = report, watcher, before
         self._start_us = int(hour.timestamp()) * 1_000_000
         self._end_us = self._start_us + 3_600_000_000
+        self._without_snapshot: set[str] = set()
 
     def prove(self, archive_root: Path, dataset_root: Path) -> Derived:
         """The ledger and its files."""
@@ -111,22 +111,23 @@ class Prover:
             lost=self._lost(archive_root, dataset_root),
             ordinals=self._holes(found),
             connected=[*disconnected, *self._mute(totals.market_messages)],
-            acknowledged=self._told("overdue", "waited longer than it may for its acknowledgement"),
+            acknowledged=[
+                *self._told("overdue", "waited longer than it may for its acknowledgement"),
+                *self._unasked(found),
+            ],
             refused=self._told("refused", "refused"),
             live=[
                 Seen(each.detail, each.messages, each.minute_us or None, None, [f"seq:{each.nats_seq}"])
-                for each in watcher.live.differences
+                for each in watcher.live.settled(watcher.ordinals)
             ],
             untrusted=self._untrusted(findings.untrusted),
             failed=self._failed(findings),
             drift=[Seen(each.detail, 1, each.at_us, None, [each.evidence] if each.evidence else []) for each in drifted]
             or self._troubles(_DRIFT),
-            rejects=self._rejects(),
+            rejects=[*self._rejects(), *self._unreadable()],
             nulls=seen_nulls,
             connectors=overlapping_connectors(found),
-            offsets_ms={
-                name: ref.offset_ms for name, ref in watcher.epochs(found).items() if ref.offset_ms is not None
-            },
+            offsets_ms=watcher.clocks(found),
             not_carried=self._not_carried(found),
         )
         word, reasons = judge(facts)
@@ -163,7 +164,7 @@ class Prover:
             for kind, (messages, _) in sums.by_type.items():
                 by_kind[watcher.reader.kinds.names[kind]] += messages
         unparsed = by_kind.pop(UNPARSED_TYPE, 0)
-        control = sum(messages for kind, messages in by_kind.items() if self._is_control(kind))
+        control = sum(messages for kind, messages in by_kind.items() if not watcher.is_market(kind))
         subscriptions = watcher.subscriptions
         checks = list(findings.minutes.values())
         connections = [life.story for life in found.values() if life.story.connection != OWN]
@@ -195,10 +196,6 @@ class Prover:
             errors=sum(each.errors for life in found.values() for each in life.story.minutes.values()),
             not_connected_s=sum(((each.to_us or 0) - (each.from_us or 0)) // 10_000 for each in disconnected) / 100,
         )
-
-    def _is_control(self, kind: str) -> bool:
-        known = self._feed.message_types.get(kind)
-        return kind == CONTROL_TYPE or (known is not None and known.token == CONTROL_TYPE)
 
     # -- what is wrong
 
@@ -258,6 +255,35 @@ class Prover:
             for told in (story.overdue if what == "overdue" else story.refused)
         ]
 
+    def _unasked(self, found: dict[str, Life]) -> list[Seen]:
+        """What was wanted and not asked for, or asked for and never opened; and connections that do not say."""
+        subscriptions, seen = self._watcher.subscriptions, []
+        if never := subscriptions.wanted.never(self._end_us):
+            text = f"{next(iter(never))[:80]} first: wanted, and asked for on no connection"
+            seen.append(Seen(text, len(never), min(never.values())))
+        if late := subscriptions.wanted.late:
+            name, (since_us, at_us) = max(sorted(late.items()), key=lambda item: item[1][1] - item[1][0])
+            text = f"{name[:80]} was wanted for {(at_us - since_us) / 1e6:.0f} s until it was asked for"
+            seen.append(Seen(text, len(late), since_us, at_us))
+        heard = set(self._watcher.coverage.instruments.names)
+        mute = {name: told for name, told in sorted(subscriptions.unopened.items()) if name not in heard}
+        if mute:
+            name, told = next(iter(mute.items()))
+            text = f"{told.text}: nothing came of {name[:80]}, though it was asked for"
+            seen.append(Seen(text, len(mute), told.at_us, None, [f"seq:{told.nats_seq}"]))
+        for life in self._watcher.untold(found):
+            text = f"{life.story.name} brought data, and nothing says what was asked for on it"
+            seen.append(Seen(text, 1, life.from_us, life.to_us, [f"seq:{life.story.last_seq}"]))
+        return seen
+
+    def _unreadable(self) -> list[Seen]:
+        watcher = self._watcher
+        if not watcher.unreadable_count:
+            return []
+        where = [f"seq:{line.nats_seq}" for line in watcher.unreadable]
+        text = f"{watcher.unreadable_count} without a type that can be read"
+        return [Seen(text, watcher.unreadable_count, watcher.unreadable[0].recv_us, None, where)]
+
     def _seen(self, connection: str, told: Told, count: int) -> Seen:
         return Seen(f"{connection}: {told.text}", count, told.at_us, None, [f"seq:{told.nats_seq}"])
 
@@ -265,11 +291,16 @@ class Prover:
         """Intervals of damage; and books without a snapshot where one should have been seen."""
         counts = Counter[str]()
         evidence: dict[str, list[str]] = {}
-        new = {name for name, life in self._lives_begun()}
+        stories = self._watcher.subscriptions.stories
+        unknown = {name for name, story in stories.items() if not self._watcher.known(story)}
         wanted = ["instrument", "epoch", "reason"]
         for batch in untrusted.select(wanted).to_batches(max_chunksize=10_000):
             for instrument, epoch, reason in zip(*(batch[name].to_pylist() for name in wanted), strict=True):
-                if reason == "no_check" or (reason == "no_snapshot" and self._before is None and epoch not in new):
+                if reason == "no_check":
+                    continue
+                # A snapshot that came in an hour that is not proved is no fault of this one.
+                if reason == "no_snapshot" and epoch in unknown:
+                    self._without_snapshot.add(epoch)
                     continue
                 counts[reason] += 1
                 where = evidence.setdefault(reason, [])
@@ -277,10 +308,6 @@ class Prover:
                     hour = hour_id(self._hour)
                     where.append(f"untrusted:{self._feed.name}/{self._stream}/{hour}/{instrument}")
         return [Seen(f"{count} {reason}", count, evidence=evidence[reason]) for reason, count in sorted(counts.items())]
-
-    def _lives_begun(self) -> list[tuple[str, int]]:
-        stories = self._watcher.subscriptions.stories.values()
-        return [(story.name, story.begins_us) for story in stories if story.opened]
 
     def _failed(self, findings: Findings) -> list[Seen]:
         broken = findings.integrity.filter(pc.greater(findings.integrity["failed"], 0))
@@ -313,7 +340,7 @@ class Prover:
 
     def _not_carried(self, found: dict[str, Life]) -> list[str]:
         if self._before is not None:
-            return []
+            return sorted(self._without_snapshot)
         return sorted(name for name, life in found.items() if not life.story.opened and life.story.connection != OWN)
 
 

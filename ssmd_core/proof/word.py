@@ -33,9 +33,13 @@ CODES: Final = (
     "clock_offset",
     "no_control_events",
     "two_connectors",
+    "handover",
     "carried_state_missing",
 )
-INFORMING: Final = frozenset({"carried_state_missing"})
+INFORMING: Final = frozenset({"handover", "carried_state_missing"})
+#: A connector that is replaced by another one without a pause overlaps with it for seconds; nothing is missed, some
+#: messages are there twice, each under its own epoch.
+HANDOVER_US: Final = 120_000_000
 #: Clocks of healthy machines and venues differ by 0.1 s, times in whole seconds by 1 s, and bursts come 10 s late; the
 #: smallest difference of an hour beyond 5 s is a clock.
 MAX_OFFSET_MS: Final = 5_000.0
@@ -71,8 +75,8 @@ class Facts:
         lost: holes in which the archiver lost messages.
         ordinals, connected, acknowledged, refused, live, untrusted, failed, drift, rejects, nulls, connectors: what
             was found wrong, in this order of the codes.
-        offsets_ms: smallest receive time minus venue time, by epoch.
-        not_carried: epochs that began before the hour, of which the hour before handed nothing on.
+        offsets_ms: receive time minus venue time of clocks that are apart, by epoch, with when and in how many minutes.
+        not_carried: epochs whose opening is not proved.
     """
 
     sealed: Sequence[str]
@@ -90,7 +94,7 @@ class Facts:
     rejects: Sequence[Seen] = ()
     nulls: Sequence[Seen] = ()
     connectors: Sequence[Seen] = ()
-    offsets_ms: Mapping[str, float] = field(default_factory=dict)
+    offsets_ms: Mapping[str, tuple[float, int, int]] = field(default_factory=dict)
     not_carried: Sequence[str] = ()
 
 
@@ -128,11 +132,15 @@ def reasons_of(facts: Facts) -> list[Reason]:
     if not facts.control_events:
         detail = "the archive holds no control events: nothing shows what was asked for and when a connection was open"
         found.append(Reason("no_control_events", detail))
-    if facts.connectors:
-        found.append(_summed("two_connectors", facts.connectors, "times two connectors captured the stream at once"))
+    about = "times two connectors captured the stream at once"
+    short = [seen for seen in facts.connectors if (seen.to_us or 0) - (seen.from_us or 0) <= HANDOVER_US]
+    if long := [seen for seen in facts.connectors if seen not in short]:
+        found.append(_summed("two_connectors", long, about))
+    if short:
+        found.append(_summed("handover", short, about))
     if facts.not_carried:
         first = ", ".join(facts.not_carried[:_MOST])
-        detail = f"the hour before is not proved, and {len(facts.not_carried)} connections were open before: {first}"
+        detail = f"{len(facts.not_carried)} connections were opened in an hour that is not proved: {first}"
         found.append(Reason("carried_state_missing", detail, count=len(facts.not_carried)))
     return found
 
@@ -154,14 +162,14 @@ def _summed(code: str, seen: Sequence[Seen], about: str) -> Reason:
     )
 
 
-def _offsets(offsets_ms: Mapping[str, float]) -> list[Reason]:
-    far = {epoch: offset for epoch, offset in sorted(offsets_ms.items()) if abs(offset) > MAX_OFFSET_MS}
-    if not far:
+def _offsets(offsets_ms: Mapping[str, tuple[float, int, int]]) -> list[Reason]:
+    if not offsets_ms:
         return []
-    epoch, offset = max(far.items(), key=lambda item: abs(item[1]))
+    epoch, (offset, from_us, minutes) = max(sorted(offsets_ms.items()), key=lambda item: abs(item[1][0]))
     side = "behind" if offset > 0 else "ahead of"
-    detail = f"the venue's times are at least {abs(offset) / 1000:.1f} s {side} ours on {epoch}: a clock is wrong, or"
-    return [Reason("clock_offset", f"{detail} everything came late", count=len(far))]
+    detail = f"the venue's times are at least {abs(offset) / 1000:.1f} s {side} ours on {epoch} in {minutes} minutes"
+    text = f"{detail}: a clock is wrong, or everything came late"
+    return [Reason("clock_offset", text, rfc3339_us(from_us), count=len(offsets_ms))]
 
 
 def minute_evidence(feed: str, stream: str, at_us: int, epoch: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ssmd_core.reports.texts import count_of
+from ssmd_core.reports.texts import count_of, number_told
 from ssmd_core.reports.texts import markdown_text as text
 
 _SIGNS = {"improving": "▲", "stable": "●", "degrading": "▼"}
@@ -53,7 +53,7 @@ def _volume(body: Mapping[str, Any]) -> list[str]:
         for one in feed["top_tickers"]:
             title = f" ({text(one['title'])})" if one["title"] else ""
             trades = count_of(one["trade_count"], "trade")
-            lines += [f"- {text(one['ticker'])}{title}: {trades}, volume {text(one['volume'])}"]
+            lines += [f"- {text(one['ticker'])}{title}: {trades}, volume {text(number_told(one['volume']))}"]
         lines += [f"- {text(feed['notable'])}{_cited(feed['citations'])}", ""]
     highlights = [
         f"- {text(one['feed'])} {text(one['ticker'])}{' (' + text(one['title']) + ')' if one['title'] else ''}: "
@@ -71,7 +71,7 @@ def _amount(feed: Mapping[str, Any]) -> str:
     trades, unit = count_of(feed["trade_count"], "trade"), text(feed["volume_unit"])
     if feed["volume"] is None:
         return f"{trades}; volumes ({unit}) are not added, because instruments differ in their unit"
-    return f"{trades}, volume {text(feed['volume'])} {unit}"
+    return f"{trades}, volume {text(number_told(feed['volume']))} {unit}"
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:

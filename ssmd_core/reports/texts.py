@@ -67,6 +67,12 @@ def hours_told(hours: Iterable[int]) -> str:
     return ", ".join(told[:_MAX_SPANS]) + (f" and {more} more" if more > 0 else "")
 
 
+def number_told(text: str | None) -> str:
+    """A number as text with its thousands, every digit kept: `375,007.03`; a dash where it is unknown."""
+    whole, point, rest = (text or "–").partition(".")
+    return f"{int(whole):,}{point}{rest}" if whole.isascii() and whole.isdigit() else f"{whole}{point}{rest}"
+
+
 def count_of(number: int, one: str, many: str = "") -> str:
     """`1 hour`, `12,000 hours`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

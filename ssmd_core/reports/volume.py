@@ -15,12 +15,11 @@ from ssmd_core.reports.evidence import MAX_EVIDENCE_BYTES, Evidence, Item, Statu
 from ssmd_core.reports.making import Body, NothingLeftError, dropped_remark, make
 from ssmd_core.reports.model import ModelSettings
 from ssmd_core.reports.store import Made
-from ssmd_core.reports.texts import clean, count_of
+from ssmd_core.reports.texts import clean, count_of, hours_told, number_told
 from ssmd_core.reports.volume_inputs import TopTicker, VolumeInput
 
 # Token ids of Polymarket have 78 digits.
 _MAX_TICKER_CHARS, _MAX_READABLE_CHARS = 128, 48
-_MAX_HOURS_NAMED = 6
 
 
 async def analyze_volume(
@@ -90,7 +89,7 @@ def _feed_item(day: date, one: VolumeInput) -> Item:
     if one.trade_count is None:
         said = f"{one.feed} on {day}: trades not known, no hour has a dataset"
     else:
-        volume = "" if one.volume is None else f", volume {_text(one.volume)} {facts['unit']}"
+        volume = "" if one.volume is None else f", volume {number_told(_text(one.volume))} {facts['unit']}"
         said = f"{one.feed} on {day}: {count_of(one.trade_count, 'trade')} in {one.active_tickers:,} tickers{volume}"
     return Item(f"volume:{one.feed}:{day}", "volume", one.feed, facts, said)
 
@@ -105,7 +104,8 @@ def _ticker_item(one: VolumeInput, place: int, top: TopTicker) -> Item:
         "volume": _text(top.volume),
         "unit": clean(one.unit, 64),
     }
-    said = f"{one.feed} {ticker}: {count_of(top.trade_count, 'trade')}, volume {_text(top.volume)} {facts['unit']}"
+    volume = f"{number_told(_text(top.volume))} {facts['unit']}"
+    said = f"{one.feed} {ticker}: {count_of(top.trade_count, 'trade')}, volume {volume}"
     return Item(f"ticker:{one.feed}:{ticker}", "ticker", one.feed, facts, said)
 
 
@@ -113,12 +113,9 @@ def _unknown(inputs: Sequence[VolumeInput]) -> list[str]:
     found = []
     for one in inputs:
         if one.missing_hours:
-            named = ", ".join(one.missing_hours[:_MAX_HOURS_NAMED])
-            more = len(one.missing_hours) - _MAX_HOURS_NAMED
-            found.append(
-                f"{one.feed}: no dataset of {count_of(len(one.missing_hours), 'hour')}, which are not counted: {named}"
-                f"{f' and {more} more' if more > 0 else ''}"
-            )
+            hours = [int(hour[:2]) for hour in one.missing_hours]
+            told = count_of(len(hours), "hour has", "hours have")
+            found.append(f"{one.feed}: {told} no dataset and no part in the sums, {hours_told(hours)}")
     return found
 
 
@@ -235,12 +232,14 @@ def _highlight(item: Item) -> Body:
 
 def name_of(told: Mapping[str, Any]) -> str:
     """An instrument for people: a title says more than a token id of 78 digits."""
-    ticker, title = told["ticker"], told["title"]
-    return str(title if title and len(ticker) > _MAX_READABLE_CHARS else f"{ticker} ({title})" if title else ticker)
+    ticker, title = str(told["ticker"]), str(told["title"])
+    if len(ticker) > _MAX_READABLE_CHARS:
+        return title or f"{ticker[:8]}…{ticker[-8:]}"
+    return f"{ticker} ({title})" if title else ticker
 
 
 def _trades_of(facts: Mapping[str, Any]) -> str:
-    return f"{count_of(facts['trades'], 'trade')} and {facts['volume']} {facts['unit']}"
+    return f"{count_of(facts['trades'], 'trade')} and {number_told(facts['volume'])} {facts['unit']}"
 
 
 def _text(value: Decimal | float | None) -> str | None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from ssmd_core.datasets.coverage import HourState, Manifests, day_coverage
+from ssmd_core.datasets.coverage import DayCoverage, HourCoverage, HourState, Manifests, day_coverage
 from ssmd_core.errors import ArchiveError, DatasetError
 from ssmd_core.feeds import FEEDS, get
 from ssmd_core.feeds.base import Feed, Schema
 from ssmd_core.secmaster.as_of import Filter, as_of
 
 TOP = 5
+# Days without anything archived or built, after which a feed counts as new: the same as for its scores.
+_DAYS_BEFORE = 7
 _MEMORY_BYTES = 512 * 1024 * 1024
 #: Table, its key, the column of the title; of the instrument itself, or of what it belongs to.
 _TITLES = {"kalshi": ("markets", "ticker", "title"), "polymarket": ("polymarket_tokens", "token_id", "outcome")}
@@ -95,9 +97,12 @@ def read_volume(manifests: Manifests, feed: Feed, day: date, now: datetime) -> V
         covered = day_coverage(manifests, feed, stream, day, now)
         if covered.error:
             raise ArchiveError(covered.error)
-        there |= any(hour.slots or hour.has_dataset for hour in covered.hours)
+        there |= any(map(_is_there, covered.hours))
         built |= any(hour.has_dataset for hour in covered.hours)
-        missing |= {h.hour for h in covered.hours if not h.has_dataset and h.state is not HourState.FUTURE}
+        began = _began(manifests, feed, stream, day, now, covered)
+        missing |= {
+            h.hour for h in covered.hours if h.hour >= began and not h.has_dataset and h.state is not HourState.FUTURE
+        }
         folder = manifests.dataset_root.resolve() / feed.name / stream / str(day)
         for file in covered.files:
             # The path is made here, not read: it stays below the root whatever a manifest says.
@@ -120,6 +125,22 @@ def read_volume(manifests: Manifests, feed: Feed, day: date, now: datetime) -> V
         top=top,
         missing_hours=tuple(sorted(missing)),
     )
+
+
+def _began(manifests: Manifests, feed: Feed, stream: str, day: date, now: datetime, covered: DayCoverage) -> str:
+    """The first hour that can be missing, as `HH00`: on the day on which the capture began that of its first data."""
+    first = next((hour.hour for hour in covered.hours if _is_there(hour)), "0000")
+    if first == "0000":
+        return first
+    for back in range(1, _DAYS_BEFORE + 1):
+        before = day_coverage(manifests, feed, stream, day - timedelta(days=back), now)
+        if before.error or any(map(_is_there, before.hours)):
+            return "0000"
+    return first
+
+
+def _is_there(hour: HourCoverage) -> bool:
+    return bool(hour.slots) or hour.has_dataset
 
 
 def _count(root: Path, feed: Feed, schema: Schema, paths: Sequence[str]) -> list[dict[str, Any]]:

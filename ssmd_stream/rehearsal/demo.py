@@ -115,7 +115,6 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
     names = [StreamName(ENV, feed, stream) for feed in FEEDS.values() for stream in feed.streams]
     key = make_test_key()
     result = DemoResult(hour_key(hour))
-    captured: dict[str, int] = {}
     async with _postgres(data) as postgres, Rig(data, env=ENV, clock=clock) as rig, AsyncExitStack() as venues:
         await asyncio.to_thread(migrate, postgres.url)
         rig.database_url = postgres.url
@@ -142,8 +141,7 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
             for daemon, code in zip(rig.connectors.values(), codes, strict=True)
             if code
         ]
-        for name in names:
-            captured[name.folder] = await rig.captured(name)
+        captured = {name.folder: await rig.captured(name) for name in names}
         await rig.seal(names)
         await rig.wait_until_archived(names)
         if code := await archiver.stop():

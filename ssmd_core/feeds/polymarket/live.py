@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Final
+from operator import attrgetter
+from typing import Final, cast
 
 import msgspec
 
@@ -53,7 +54,8 @@ _CHANGES: Final = msgspec.json.Decoder(_Changes)
 _TOKEN: Final = msgspec.json.Decoder(_Token)
 _BOOK: Final = msgspec.json.Decoder(_Book)
 # A level without size is none; no recording has one.
-_NO_SIZE: Final = b'"size":"0'
+_NO_SIZE: Final = b'"size":"0"'
+_price: Final = attrgetter("price")
 
 
 class _Live:
@@ -94,7 +96,7 @@ class _Live:
             except UNREADABLE:
                 pass
             else:
-                self._take({number(each.price) for each in short.bids}, {number(each.price) for each in short.asks})
+                self._take(set(map(number, map(_price, short.bids))), set(map(number, map(_price, short.asks))))
                 return
         message = read_payload(payload)
         if message is None:
@@ -108,7 +110,9 @@ class _Live:
             book.replace_levels(bids, asks)
 
     def _take(self, bids: set[int | None], asks: set[int | None]) -> None:
-        self.bids, self.asks = ({price for price in side if price is not None} for side in (bids, asks))
+        bids.discard(None)
+        asks.discard(None)
+        self.bids, self.asks = cast(set[int], bids), cast(set[int], asks)
         self.best_bid, self.best_ask = max(self.bids, default=0), min(self.asks, default=ONE)
 
     def put(self, entry: _Entry | Change) -> None:
