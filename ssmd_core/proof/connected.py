@@ -12,7 +12,6 @@ from ssmd_core.proof.ordinals import UNSTAMPED
 from ssmd_core.proof.subscriptions import OWN, SILENCE_US, Story, Subscriptions
 from ssmd_core.proof.word import Seen
 
-
 # A connection for instruments that have just come to be wanted opens within seconds; none can be faster than the wish.
 _OPENING_US: Final = 30_000_000
 # A tick that is late by so much is late, not missing.

@@ -23,7 +23,7 @@ from ssmd_core.proof.subscriptions import OWN, Opening, Story, Subscriptions
 from ssmd_core.proof.word import MAX_OFFSET_MS
 
 #: Texts of a connection's own keepalive: no JSON, and no message that could be lost.
-KEEPALIVES: Final = frozenset((b"", b"PING", b"PONG"))
+KEEPALIVES: Final = frozenset((b"", b"[]", b"PING", b"PONG"))
 _CENT_US: Final = 10_000
 _SHOWN: Final = 10
 # A clock that is wrong is so in every message: three of them in each of three minutes are no accident.

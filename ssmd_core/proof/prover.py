@@ -27,7 +27,8 @@ from ssmd_core.proof.coverage import coverage_table
 from ssmd_core.proof.ledger import Carried, Ledger, SourceRef, Totals, encode, hour_id, proof_file
 from ssmd_core.proof.observe import Watcher
 from ssmd_core.proof.rules import REASONS, Findings
-from ssmd_core.proof.subscriptions import ALL, OWN, Told
+from ssmd_core.proof.subscriptions import OWN, Told
+from ssmd_core.proof.wanted import ALL
 from ssmd_core.proof.word import Facts, Seen, judge, minute_evidence
 
 HOUR: Final = timedelta(hours=1)

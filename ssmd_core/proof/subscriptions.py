@@ -211,12 +211,8 @@ class Subscriptions:
                     self._miss(story, instruments, Told(now_us, line.nats_seq, channel))
             case "minute":
                 self.minute_events.append((line.epoch, event, line.nats_seq))
-            case "wanted":
-                self.wanted.want(instruments, now_us)
-                if event.get("cause") in _NEWLY_WANTED:
-                    self.newly_wanted.append(now_us)
-            case "unwanted":
-                self.wanted.unwant(instruments)
+            case "wanted" | "unwanted":
+                self._want(kind, str(event.get("cause")), instruments, now_us)
             case "subscribe" | "resubscribe" | "acknowledged" | "refused" | "unsubscribe":
                 counts.resubscribes += kind == "resubscribe"
                 self._apply(story, kind, channel, instruments, line, reason, held=False)
@@ -264,6 +260,14 @@ class Subscriptions:
             elif held and kind == "subscribe":
                 continue
             self._settle(story, channel, name, state, kind, line)
+
+    def _want(self, kind: str, cause: str, instruments: list[str], now_us: int) -> None:
+        if kind == "unwanted":
+            self.wanted.unwant(instruments)
+            return
+        self.wanted.want(instruments, now_us)
+        if cause in _NEWLY_WANTED:
+            self.newly_wanted.append(now_us)
 
     def _miss(self, story: Story, instruments: list[str], told: Told) -> None:
         for name in instruments:

@@ -27,7 +27,7 @@ from ssmd_core.settings import Settings
 from ssmd_stream.rehearsal.compare import Comparison, compare
 from ssmd_stream.rehearsal.quality import QualityResult, quality_of
 from ssmd_stream.rehearsal.rehearse import past_hour, wait_until_read
-from ssmd_stream.rehearsal.rig import Rig
+from ssmd_stream.rehearsal.rig import Daemon, Rig
 from ssmd_stream.rehearsal.secmaster import SecmasterResult, sync_again
 from ssmd_stream.replay.generator.frames import ALL_CHANNELS
 from ssmd_stream.replay.server import Generated, ReplayServer
@@ -136,16 +136,12 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         )
         progress("draining and sealing")
         codes = await asyncio.gather(*(daemon.stop() for daemon in rig.connectors.values()))
-        result.problems += [
-            f"{daemon.name} ended with code {code}; see {daemon.log_path}"
-            for daemon, code in zip(rig.connectors.values(), codes, strict=True)
-            if code
-        ]
+        for daemon, code in zip(rig.connectors.values(), codes, strict=True):
+            result.problems += _ended(daemon, code)
         captured = {name.folder: await rig.captured(name) for name in names}
         await rig.seal(names)
         await rig.wait_until_archived(names)
-        if code := await archiver.stop():
-            result.problems.append(f"the archiver ended with code {code}; see {archiver.log_path}")
+        result.problems += _ended(archiver, await archiver.stop())
         progress("Dagster builds and proves the hour, and the security master from what the venues list")
         environment = _dagster_environment(data, postgres, clock)
         await asyncio.to_thread(_prove_before, Settings.from_environment(environment), names, hour)
@@ -156,8 +152,7 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         result.secmaster = await sync_again(settings)
         progress("scoring the hour, checking its signed ledgers, diagnosing")
         result.quality = await quality_of(settings, names, hour)
-        if code := await cdc.stop():
-            result.problems.append(f"CDC ended with code {code}; see {cdc.log_path}")
+        result.problems += _ended(cdc, await cdc.stop())
     progress("comparing with what the venues sent, and deriving every file again")
     for name in names:
         compared = await asyncio.to_thread(compare, _sent_log(data, name), data / "archive" / name.folder)
@@ -165,6 +160,11 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
     result.problems += await asyncio.to_thread(_verified, data)
     result.total_s = time.monotonic() - started_s
     return result
+
+
+def _ended(daemon: Daemon, code: int) -> list[str]:
+    """What is wrong with how a daemon ended."""
+    return [f"{daemon.name} ended with code {code}; see {daemon.log_path}"] if code else []
 
 
 def _venue(data: Path, name: StreamName, traffic: Generated, clock: Clock, key: ClientKey) -> ReplayServer:
