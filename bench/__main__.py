@@ -20,7 +20,7 @@ from rich.table import Table
 from bench.result import Result
 
 # Cheap ones first. Each is a module with a function `run`.
-LINES = ("live", "capture", "latency", "archive", "memory", "parquet", "assets", "secmaster", "cdc", "api")
+LINES = ("live", "integrity", "capture", "latency", "archive", "memory", "parquet", "assets", "secmaster", "cdc", "api")
 RESULTS = Path(__file__).with_name("results.json")
 
 

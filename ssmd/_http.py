@@ -12,6 +12,8 @@ import httpx2
 
 from ssmd.errors import ApiError
 
+Row = dict[str, Any]
+
 ATTEMPTS = 5
 TIMEOUT_S = 60.0
 #: Longer waits than this are the caller's to decide on.
@@ -141,3 +143,15 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 def _short(value: object) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in str(value)[:_MAX_TEXT_CHARS])
+
+
+def rows_of(answer: Row, name: str) -> list[Row]:
+    """A list of objects in an answer.
+
+    Raises:
+        ApiError: there is none.
+    """
+    found = answer.get(name)
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ApiError(f"the answer has no list {name!r}", code="bad_answer")
+    return found

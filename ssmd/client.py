@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ssmd import _download, _scan
-from ssmd._http import Http
-from ssmd.errors import ApiError, ClientError, IntegrityError, MissingHours, MissingHoursError, MissingHoursWarning
-from ssmd.files import CHAIN, KINDS, PROOF_TYPES, File
+from ssmd._http import Http, Row, rows_of
+from ssmd._listing import Lister, tell
+from ssmd.errors import ClientError
+from ssmd.files import File
 
 if TYPE_CHECKING:
     import polars as pl
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-_MAX_SPAN_DAYS = 7
 _MAX_COVERAGE_DAYS = 31
 _PAGE = 1000
 _LOOKUP_IDS = 100
 _PARALLEL = 8
-
-Row = dict[str, Any]
 
 
 class Client:
@@ -52,6 +47,7 @@ class Client:
         if not text.isascii() or not text.isprintable():
             raise ValueError("the key has characters that no key has")
         self._http = Http(self._url, text)
+        self._lister = Lister(self._http, self._url)
 
     def __enter__(self) -> Client:
         """Itself; connections are closed at the end."""
@@ -73,7 +69,7 @@ class Client:
         Raises:
             ApiError: the API refused, or cannot be reached.
         """
-        return _rows(self._http.json("/v1/data/feeds", {}), "feeds")
+        return rows_of(self._http.json("/v1/data/feeds", {}), "feeds")
 
     def freshness(self, feed: str | None = None) -> list[Row]:
         """The age of each feed's newest hour.
@@ -81,10 +77,12 @@ class Client:
         Raises:
             ApiError: the API refused, or cannot be reached.
         """
-        return _rows(self._http.json("/v1/data/freshness", {"feed": feed}), "feeds")
+        return rows_of(self._http.json("/v1/data/freshness", {"feed": feed}), "feeds")
 
     def coverage(self, feed: str, first: date | str, last: date | str) -> list[Row]:
-        """The state of every hour: a row for each with `stream`, `date`, `hour`, `state`, `hasDataset`, `records`, …
+        """What there is of every hour: a row for each with `stream`, `date`, `hour`, `word`, `state`, `records`, …
+
+        `word` is `complete`, `degraded`, `empty` or `missing`; None for an hour that is not proved.
 
         Raises:
             ApiError: the API refused, or cannot be reached.
@@ -92,12 +90,69 @@ class Client:
         found = []
         for part_first, part_last in _scan.spans(_day(first), _day(last), _MAX_COVERAGE_DAYS):
             asked = {"feed": feed, "from": part_first, "to": part_last}
-            for one in _rows(self._http.json("/v1/data/coverage", asked), "feeds"):
-                for stream in _rows(one, "streams"):
-                    for day in _rows(stream, "days"):
+            for one in rows_of(self._http.json("/v1/data/coverage", asked), "feeds"):
+                for stream in rows_of(one, "streams"):
+                    for day in rows_of(stream, "days"):
                         where = {"feed": one.get("feed"), "stream": stream.get("stream"), "date": day.get("date")}
-                        found += [where | hour for hour in _rows(day, "hours")]
+                        found += [where | hour for hour in rows_of(day, "hours")]
         return found
+
+    def proved_hours(
+        self, feed: str, first: date | str, last: date | str, *, word: str | None = None, limit: int = 1000
+    ) -> list[Row]:
+        """Hours with a ledger, the newest first: `hour`, `word`, `reasons`, `totals`, and their place in the chain.
+
+        Args:
+            word: only hours of this word: `complete`, `degraded` or `empty`.
+            limit: at most so many, over as many pages as it takes.
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        asked = {"feed": feed, "from": _day(first), "to": _day(last), "word": word}
+        return self._pages("/v1/proof/hours", asked, "hours", limit)
+
+    def ledger(self, feed: str, hour: datetime, *, stream: str | None = None) -> Row:
+        """An hour's ledger as it was signed (`ledger`), and its entry in the chain (`chain`).
+
+        Args:
+            hour: any moment of it; without a time zone it is UTC.
+
+        Raises:
+            ApiError: the API refused (status 404: the hour is not proved), or cannot be reached.
+        """
+        at = _utc(hour)
+        asked = {"feed": feed, "date": at.date(), "hour": f"{at:%H}00", "stream": stream}
+        return self._http.json("/v1/proof/ledger", asked)
+
+    def book(
+        self, feed: str, instrument: str, at: datetime | str, *, stream: str | None = None, untrusted: bool = False
+    ) -> Row:
+        """The full-depth order book of an instrument after the last message received at or before a moment.
+
+        Args:
+            at: without a time zone it is UTC.
+            untrusted: also where it must not be trusted; `doubts` then say why.
+
+        Raises:
+            ApiError: the API refused (status 404: there is none; 409: it must not be trusted), or cannot be reached.
+        """
+        moment = _utc(at) if isinstance(at, datetime) else at
+        asked = {"feed": feed, "instrument": instrument, "at": moment, "stream": stream}
+        return self._http.json("/v1/proof/book", asked | ({"untrusted": "true"} if untrusted else {}))
+
+    def reports(self, first: date | str, last: date | str, *, kind: str | None = None, limit: int = 100) -> list[Row]:
+        """Diagnosis and volume reports, the newest day first; for keys that reach every feed.
+
+        Args:
+            kind: `diagnosis` or `volume`.
+            limit: at most so many, over as many pages as it takes.
+
+        Raises:
+            ApiError: the API refused, or cannot be reached.
+        """
+        asked = {"kind": kind, "from": _day(first), "to": _day(last)}
+        return self._pages("/v1/reports", asked, "reports", limit)
 
     def trades(self, feed: str, day: date | str | None = None, *, limit: int = 20) -> list[Row]:
         """Trades of a day (today if not given) summed up by instrument, the most traded first.
@@ -105,7 +160,7 @@ class Client:
         Raises:
             ApiError: the API refused, or cannot be reached.
         """
-        return _rows(self._http.json("/v1/data/trades", {"feed": feed, "date": day, "limit": limit}), "trades")
+        return rows_of(self._http.json("/v1/data/trades", {"feed": feed, "date": day, "limit": limit}), "trades")
 
     def markets(self, *, as_of: datetime | str | None = None, limit: int = 1000, **filters: Any) -> list[Row]:
         """Kalshi markets as they were known at a moment, now if not given.
@@ -117,23 +172,7 @@ class Client:
         Raises:
             ApiError: the API refused, or cannot be reached.
         """
-        found: list[Row] = []
-        cursor: str | None = None
-        while len(found) < limit:
-            page = {
-                **filters,
-                "as_of": as_of,
-                "cursor": cursor,
-                "limit": min(_PAGE, limit - len(found)),
-                "order": "key",
-            }
-            answer = self._http.json("/v1/markets", page)
-            rows = _rows(answer, "markets")
-            found += rows
-            cursor = answer.get("nextCursor")
-            if not cursor or not rows:
-                break
-        return found[:limit]
+        return self._pages("/v1/markets", {**filters, "as_of": as_of, "order": "key"}, "markets", limit)
 
     def lookup(self, ids: Sequence[str], feed: str | None = None, *, as_of: datetime | str | None = None) -> list[Row]:
         """Markets, pairs, conditions and tokens by their ids; unknown ones are left out.
@@ -147,7 +186,7 @@ class Client:
         found: list[Row] = []
         for start in range(0, len(ids), _LOOKUP_IDS):
             part = ids[start : start + _LOOKUP_IDS]
-            found += _rows(
+            found += rows_of(
                 self._http.json("/v1/markets/lookup", {"ids": part, "feed": feed, "as_of": as_of}), "markets"
             )
         return found
@@ -174,33 +213,7 @@ class Client:
             IntegrityError: the API names a path that is none of this kind.
             MissingHoursError: hours are missing, and `strict`.
         """
-        return self._listed(feed, _day(first), _day(last), type, kind, strict=strict).files
-
-    def _listed(self, feed: str, begin: date, end: date, type: str | None, kind: str, *, strict: bool) -> _Listing:
-        """The files of a range of any length, in order."""
-        if kind not in KINDS:
-            raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}")
-        if begin > end:
-            raise ValueError(f"{begin} is after {end}")
-        found = _Listing()
-        refused = None
-        for part_first, part_last in _scan.spans(begin, end, _MAX_SPAN_DAYS):
-            try:
-                self._list(found, _Asked(feed, part_first, part_last, type, kind))
-            except ApiError as error:
-                # The key reaches no day of this part; where it reaches some, the API cuts off the others.
-                if error.status != 403 or error.field != "from":
-                    raise
-                refused = error
-        if refused is not None and not found.days:
-            raise refused
-        missing = _scan.answered_missing(feed, found.missing)
-        _tell(
-            _scan.not_allowed(feed, [day for day in _scan.days(begin, end) if day not in found.days]) + missing, strict
-        )
-        # Every part of the range names the chain.
-        found.files = sorted({file.path: file for file in found.files}.values(), key=lambda file: file.path)
-        return found
+        return self._lister.listed(feed, _day(first), _day(last), type, kind, strict=strict).files
 
     def download(
         self,
@@ -233,8 +246,8 @@ class Client:
             MissingHoursError: hours are missing, and `strict`.
         """
         begin, end = _day(first), _day(last)
-        found = self._listed(feed, begin, end, type, kind, strict=strict)
-        renew = partial(self._renewed, kind, min(found.days, default=begin))
+        found = self._lister.listed(feed, begin, end, type, kind, strict=strict)
+        renew = partial(self._lister.renewed, kind, min(found.days, default=begin))
         return _download.download(found.files, Path(to), renew, parallel=parallel)
 
     def scan(
@@ -266,7 +279,7 @@ class Client:
         """
         begin, end = _day(first), _day(last)
         if local is not None:
-            _tell(_scan.local_missing(Path(local), feed, begin, end, datetime.now(UTC)), strict)
+            tell(_scan.local_missing(Path(local), feed, begin, end, datetime.now(UTC)), strict)
             sources = [str(path) for path in _scan.local_files(Path(local), feed, type, begin, end)]
         elif cache is not None:
             sources = [str(path) for path in self.download(feed, type, first, last, to=cache, strict=strict)]
@@ -277,92 +290,25 @@ class Client:
             raise ClientError(f"there is no file of {feed} {type} from {begin} to {end}{where}")
         return _scan.scan(sources)
 
-    def _list(self, found: _Listing, asked: _Asked) -> None:
-        """Files of at most a week, asked for in as many parts as the API's limit of files makes necessary."""
-        feed, first, last, type, kind = asked
-        query = {"feed": feed, "from": first, "to": last, "type": type, "kind": None if kind == "parquet" else kind}
-        try:
-            answer = self._http.json("/v1/data/download", query)
-        except ApiError as error:
-            if error.status != 400 or error.field != "from":
-                raise
-            if first < last:
-                middle = first + (last - first) // 2
-                self._list(found, asked._replace(last=middle))
-                self._list(found, asked._replace(first=middle + timedelta(days=1)))
-            elif type is None:
-                types = {name for row in self.feeds() if row.get("name") == feed for name in row["messageTypes"]}
-                for name in PROOF_TYPES if kind == "proof" else sorted(types):
-                    self._list(found, asked._replace(type=name))
-            else:
-                raise
-            return
-        files = [File.parse(told, self._url) for told in _rows(answer, "files")]
-        for file in files:
-            right = file.feed == feed and type in {None, file.type} and file.path.startswith(f"{KINDS[kind]}/")
-            if not right or not (first <= file.hour.date() <= last or file.type == CHAIN):
-                raise IntegrityError(f"{file.path} was not asked for")
-        found.files += files
-        found.missing += _rows(answer, "missing")
-        try:
-            begin, end = date.fromisoformat(str(answer.get("from"))), date.fromisoformat(str(answer.get("to")))
-        except ValueError:
-            raise ApiError("the answer does not say which days it is about", code="bad_answer") from None
-        found.days.update(_scan.days(max(first, begin), min(last, end)))
-
-    def _renewed(self, kind: str, reached: date, file: File) -> File:
-        """The file as it is now, with a fresh URL; a chain is given with any day that the key reaches."""
-        day, found = reached if file.type == CHAIN else file.hour.date(), _Listing()
-        self._list(found, _Asked(file.feed, day, day, file.type, kind))
-        for one in found.files:
-            if one.path == file.path:
-                return one
-        raise ClientError(f"{file.path} is no longer there")
+    def _pages(self, path: str, asked: Row, name: str, limit: int) -> list[Row]:
+        """At most `limit` rows of a list, over as many pages as it takes."""
+        found: list[Row] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            answer = self._http.json(path, {**asked, "cursor": cursor, "limit": min(_PAGE, limit - len(found))})
+            rows = rows_of(answer, name)
+            found += rows
+            cursor = answer.get("nextCursor")
+            if not cursor or not rows:
+                break
+        return found[:limit]
 
 
-class _Asked(NamedTuple):
-    """A question for files."""
-
-    feed: str
-    first: date
-    last: date
-    type: str | None
-    kind: str
-
-
-@dataclass(slots=True)
-class _Listing:
-    """What several answers tell together.
-
-    Attributes:
-        days: that they are about: the API cuts off those that the key does not reach.
-    """
-
-    files: list[File] = field(default_factory=list)
-    missing: list[Row] = field(default_factory=list)
-    days: set[date] = field(default_factory=set)
-
-
-def _tell(missing: Sequence[MissingHours], strict: bool) -> None:
-    if missing and strict:
-        raise MissingHoursError(missing)
-    if missing:
-        # Shown at the caller's line, however deep in here it is raised.
-        depth = 1
-        while sys._getframe(depth).f_globals.get("__package__") == __package__:
-            depth += 1
-        warnings.warn(MissingHoursWarning(missing), stacklevel=depth + 1)
+def _utc(given: datetime) -> datetime:
+    return given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
 
 
 def _day(given: date | str) -> date:
     if isinstance(given, datetime):
         raise TypeError(f"a day is wanted, not a moment: {given}")
     return given if isinstance(given, date) else date.fromisoformat(given)
-
-
-def _rows(answer: Row, name: str) -> list[Row]:
-    """A list of objects in an answer."""
-    found = answer.get(name)
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise ApiError(f"the answer has no list {name!r}", code="bad_answer")
-    return found

@@ -40,8 +40,9 @@ class MissingHours:
 
     Attributes:
         feed, stream: whose; stream "*" for all.
-        state: `missing`: nothing of them was archived. `not_built`: archived, but without datasets. `partial`: some
-            of their four quarters; what was built of them is in the files. `not_allowed`: the key does not reach them.
+        state: `missing`: nothing of them was archived. `not_built`: archived, but without datasets. `not_proved`:
+            archived, but without a ledger (of `kind="proof"`). `partial`: some of their four quarters; what was built
+            of them is in the files. `not_allowed`: the key does not reach them.
         hours: their starts, UTC, in order.
     """
 

@@ -129,9 +129,11 @@ def test_what_is_missing_is_said_and_never_a_zero(reader: ApiRig, key: str) -> N
     assert kraken["missingHours"] == [*BEFORE, "1200", "1300"]
     assert (kraken["notBuilt"], kraken["partialHours"]) == (["1200"], ["1200"])
     assert (futures["notBuilt"], futures["partialHours"]) == (["1200"], [])
-    # Nothing is known to be missing of a built hour; that it is complete is not said either.
-    built = ask("kraken", hour="1100")
+    # Nothing is known to be missing of a built hour without a ledger; that it is complete is not said either.
+    built = ask("kraken-futures", hour="1100")
     assert (built["complete"], built["missingHours"], built["count"] > 0) == (None, [], True)
+    proved = ask("kraken", hour="1100")
+    assert (proved["complete"], proved["degradedHours"], proved["missingHours"]) == (False, ["1100"], [])
     nothing = ask("kraken", hour="1000")
     assert (nothing["count"], nothing["trades"], nothing["missingHours"], nothing["sources"]) == (0, [], ["1000"], [])
     volume = reader.json("/v1/data/volume", key, feed="kraken", date="2026-11-19")["feeds"][0]

@@ -379,14 +379,14 @@ def test_quality_is_what_the_table_holds(rig: ApiRig) -> None:
     for n in range(3):
         rig.sql(
             "INSERT INTO dq_daily_scores (check_date, feed, score, details) VALUES (%s, 'kalshi', %s, '{}')",
-            (date(2026, 11, 18 + n), 80 + n),
+            (date(2026, 11, 15 + n), 80 + n),
         )
     key = rig.key(*Scope)
-    query = 'query($after: String) { quality(feed: "kalshi", first: 2, after: $after) { nodes { date score grade } pageInfo { endCursor } } }'  # noqa: E501  # one document
+    query = 'query($after: String) { quality(feed: "kalshi", to: "2026-11-17", first: 2, after: $after) { nodes { date score grade } pageInfo { endCursor } } }'  # noqa: E501  # one document
     page = data(rig, query, key)["quality"]
-    assert page["nodes"][0] == {"date": "2026-11-20", "score": 82.0, "grade": "B"}
+    assert page["nodes"][0] == {"date": "2026-11-17", "score": 82.0, "grade": "B"}
     rest = data(rig, query, key, {"after": page["pageInfo"]["endCursor"]})["quality"]["nodes"]
-    assert [one["date"] for one in rest] == ["2026-11-18"]
+    assert [one["date"] for one in rest] == ["2026-11-15"]
 
 
 def test_bodies_that_are_no_request(rig: ApiRig) -> None:

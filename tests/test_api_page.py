@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 from api_rig import ApiRig, api_settings
 from browser import Tab, browsing, chromium
 from installation import CLOCK, DAY, Installation
+from proof_rig import BROKEN, add_day
 from test_status import TICK, tell
 
 from ssmd_core.clock import Clock
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.skipif(chromium() is None, reason="chromium is not inst
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><b>Will it?</b>"
 SHOWN_DAYS = 3
 HOURS = 24
+DEGRADED_CELL = '[data-at="kraken/spot/2026-11-19/1100"]'
 _CONTRAST = """
 (() => {
   const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -83,12 +86,13 @@ class Shown(ApiRig):
 
 
 @pytest.fixture(scope="module")
-def shown(installation: Installation, nats_url: str) -> Iterator[Shown]:
+def shown(installation: Installation, nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     clock = Clock.parse(CLOCK).shared_text()
+    data = tmp_path_factory.mktemp("page") / "data"
+    shutil.copytree(installation.data, data)
     with installation.copy(f"page_{os.getpid()}") as url:
-        settings = api_settings(
-            url, installation.data, NATS_URL=nats_url, SSMD_ENV=f"page-{os.getpid()}", SSMD_CLOCK=clock
-        )
+        add_day(data, url)
+        settings = api_settings(url, data, NATS_URL=nats_url, SSMD_ENV=f"page-{os.getpid()}", SSMD_CLOCK=clock)
         rig = Shown(settings)
         rig.nats_url = nats_url
         rig.ticker = rig.sql("SELECT ticker FROM markets ORDER BY ticker LIMIT 1")[0][0]
@@ -162,7 +166,12 @@ def test_all_is_shown_and_stays_text(tab: Tab, shown: Shown) -> None:
             ".map((row) => [...row.querySelectorAll('.cell')].map((cell) => cell.textContent || '-').join(''))"
         )
         hours = [letter[10:15] for letter in letters]
-        assert hours == ["MBBM-", "MBPM-", "MBAM-", "MBMM-"]
+        # Complete, degraded, empty, missing, or not proved yet; the hour of 13:00 is not over.
+        assert hours == ["MDDU-", "MDUU-", "MUUU-", "MDMU-"]
+        letters = tab.value(
+            "[...document.querySelectorAll('#calendar .day:nth-child(2) .row')][1].innerText.replaceAll('\\n', '')"
+        )
+        assert "MCEMDUM" in letters, letters
         price = tab.until("document.querySelector('#prices tbody tr')?.innerText")
         assert HOSTILE in price and "0.9100" in price and "0.97" in price
         shown.kalshi("0.9200")
@@ -181,7 +190,7 @@ def test_an_hour_is_opened_from_the_keyboard(tab: Tab, shown: Shown) -> None:
         for _ in range(11):
             tab.press("ArrowRight")
         tab.press("ArrowDown")
-        assert "kraken spot 11:00: built" in tab.value("document.activeElement.getAttribute('aria-label')")
+        assert "kraken spot 11:00: degraded" in tab.value("document.activeElement.getAttribute('aria-label')")
         tab.press("Enter")
         tab.until(
             "document.querySelector('#details').open && document.querySelectorAll('#details-body tbody tr').length"
@@ -196,6 +205,32 @@ def test_an_hour_is_opened_from_the_keyboard(tab: Tab, shown: Shown) -> None:
         tab.until("document.querySelector('#calendar h3').innerText.includes('17 November')")
 
 
+def test_a_proved_hour_shows_what_stands_behind_its_word(tab: Tab, shown: Shown) -> None:
+    with calm(tab):
+        _open(tab, shown, shown.key("datasets:read"))
+        tab.value(f"document.querySelector('{DEGRADED_CELL}').click()")
+        tab.until("!!document.querySelector('#details-body .reasons')")
+        details = tab.text("#details-body")
+        assert "degraded: something is wrong" in details and "entry 3 of the chain" in details
+        assert "untrusted" in details and f"untrusted:kraken/spot/2026-11-19T11/{BROKEN}" in details
+        ledger = shown.json(
+            "/v1/proof/ledger", shown.key("datasets:read"), feed="kraken", date="2026-11-19", hour="1100"
+        )
+        assert ledger["chain"]["ledger"] in details
+        tab.value("document.querySelector('#details-body button').click()")
+        rows = "document.querySelectorAll('#details-body table[aria-label=\"Minutes of the ledger\"] tbody tr')"
+        tab.until(f"{rows}.length")
+        assert tab.value(f"{rows}[0].innerText").split()[:2] == ["11:00", "c0"]
+        tab.press("Escape")
+        # Nobody has proved the next one: it says so, and has no ledger to show.
+        tab.value(f"document.querySelector('{DEGRADED_CELL.replace('1100', '1200')}').click()")
+        assert "not proved yet" in tab.text("#details-body") and "chain" not in tab.text("#details-body")
+        tab.press("Escape")
+        tab.value(f"document.querySelector('{DEGRADED_CELL.replace('1100', '0800')}').click()")
+        tab.until("document.querySelector('#details-body').innerText.includes('entry 1 of the chain')")
+        assert "complete: proved by its ledger" in tab.text("#details-body")
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_it_fits_and_can_be_read(tab: Tab, shown: Shown, width: int, dark: bool, tmp_path: Path) -> None:
@@ -206,12 +241,21 @@ def test_it_fits_and_can_be_read(tab: Tab, shown: Shown, width: int, dark: bool,
         tab.until("document.querySelectorAll('#prices tbody tr').length")
         assert tab.value("document.documentElement.scrollWidth") <= width
         assert tab.value(_CONTRAST) == []
-        tab.value("document.querySelectorAll('#calendar .cell')[11].click()")
+        tab.value(f"document.querySelector('{DEGRADED_CELL}').click()")
         tab.until("document.querySelectorAll('#details-body tbody tr').length")
+        tab.until("!!document.querySelector('#details-body .reasons')")
+        tab.value("document.querySelector('#details-body button').click()")
+        tab.until("!!document.querySelector('#details-body table[aria-label=\"Minutes of the ledger\"]')")
         assert tab.value("document.querySelector('#details').getBoundingClientRect().right") <= width
         assert tab.value(_CONTRAST) == []
         assert tab.value(_UNNAMED) == []
-        tab.screenshot(_screenshots(tmp_path) / f"page-{width}-{'dark' if dark else 'light'}.png")
+        body = "document.querySelector('#details-body')"
+        assert tab.value(f"{body}.scrollWidth <= {body}.clientWidth"), "it scrolls sideways"
+        tab.screenshot(_screenshots(tmp_path) / f"proof-{width}-{'dark' if dark else 'light'}.png")
+        tab.value("document.querySelector('#details-body .minutes').scrollIntoView()")
+        tab.screenshot(_screenshots(tmp_path) / f"proof-minutes-{width}-{'dark' if dark else 'light'}.png")
+        tab.value("document.querySelector('#details').close()")
+        tab.screenshot(_screenshots(tmp_path) / f"page-{width}-{'dark' if dark else 'light'}.png", whole=True)
 
 
 def test_a_key_of_the_past_sees_the_past(tab: Tab, shown: Shown) -> None:

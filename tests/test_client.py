@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ def test_questions(client: ssmd.Client) -> None:
     assert client.freshness("kraken")[0]["newest_hour"] == "1100"
     states = {row["hour"]: row["state"] for row in client.coverage("kraken", DAY, DAY)}
     assert len(states) == 24 and (states["1100"], states["1200"], states["1300"]) == ("built", "partial", "missing")
+    words = {row["hour"]: row["word"] for row in client.coverage("kraken", DAY, DAY)}
+    assert (words["1100"], words["1200"], words["1000"]) == ("degraded", None, "missing")
     trades = client.trades("kalshi", DAY, limit=2)
     assert len(trades) == 2 and trades[0]["trade_count"] >= trades[1]["trade_count"]
     markets = client.markets()
@@ -92,6 +94,23 @@ def test_questions(client: ssmd.Client) -> None:
     assert {found["id"] for found in client.lookup([*ids, "nothing"])} == set(ids)
     assert client.markets(as_of="2026-11-20T13:00:00Z") == []
     assert client.lookup(ids, as_of="2026-11-20T13:00:00Z") == []
+
+
+def test_proof(client: ssmd.Client) -> None:
+    hours = client.proved_hours("kalshi", DAY, DAY)
+    assert [hour["hour"][11:13] for hour in hours] == ["12", "11"]
+    assert client.proved_hours("kalshi", DAY, DAY, limit=1) == hours[:1]
+    assert client.proved_hours("kalshi", DAY, DAY, word="complete") == []
+    moment = datetime(2026, 11, 20, 12, 20, tzinfo=timezone(timedelta(hours=1)))
+    ledger = client.ledger("kraken", moment)
+    assert (ledger["hour"][:13], ledger["chain"]["n"]) == (f"{DAY}T11", 0)
+    book = client.book("kraken", "BTC/USD", moment)
+    assert book == client.book("kraken", "BTC/USD", f"{DAY}T11:20:00Z")
+    with pytest.raises(ssmd.ApiError) as refused:
+        client.book("kraken-futures", "PF_XBTUSD", f"{DAY}T11:20:00Z")
+    assert refused.value.status == 409
+    assert client.book("kraken-futures", "PF_XBTUSD", f"{DAY}T11:20:00Z", untrusted=True)["doubts"]
+    assert [report["kind"] for report in client.reports(DAY, DAY)] == ["volume", "diagnosis"]
 
 
 def test_scan_over_urls_from_disk_and_from_a_cache_is_the_same(

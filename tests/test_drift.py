@@ -30,7 +30,7 @@ from ssmd_core.drift.nulls import HourNulls, null_columns
 from ssmd_core.drift.shapes import Shapes
 from ssmd_core.errors import ArchiveError
 from ssmd_core.feeds import get
-from ssmd_stream.drift.bodies import Bodies, close_bodies, endpoint_of, observe_body, open_bodies
+from ssmd_stream.drift.bodies import Bodies, close_bodies, endpoint_of, observe_document, open_bodies
 from ssmd_stream.drift.live import MESSAGES_PER_S, Sentinel, baseline_path, load_baseline, open_sentinel
 from ssmd_stream.drift.store import store_findings, store_hour, store_shapes
 from ssmd_stream.replay.server import Generated, ReplayServer
@@ -432,8 +432,8 @@ def test_the_rest_client_shows_every_body(tmp_path: Path) -> None:
     bodies = open_bodies("kalshi", tmp_path)
     try:
         asyncio.run(ask())
-        observe_body("kalshi", "/raw", b'{"a":1}', START_NS)
-        observe_body("kraken", "/raw", b'{"a":1}', START_NS)
+        observe_document("kalshi", "/raw", None, {"a": 1}, START_NS)
+        observe_document("kraken", "/raw", None, {"a": 1}, START_NS)
         document = bodies.take_shapes().document()
         assert set(document) == {"/exchange/status", "/markets", "/raw"}
         assert "markets[].ticker" in document["/markets"]["paths"]

@@ -9,18 +9,19 @@ import orjson
 import pytest
 
 from ssmd_core import feeds
+from ssmd_stream.capture import openings, silence, watch
 from ssmd_stream.rehearsal.fault_list import Case, cases
 from ssmd_stream.rehearsal.faults import Outcome, markdown, run_faults
 from ssmd_stream.replay.faults import Fault, Injector
 from ssmd_stream.replay.faults import Faults as Schedule
 
-_QUICK = {"gap", "reorder", "checksum", "frames", "drift"}
+_QUICK = {"gap", "reorder", "reset", "old-snapshot", "checksum", "frames", "drift"}
 
 
 def _chosen() -> list[Case]:
-    """One of each kind that takes a second or two, and one that is mute for ten."""
+    """One of each kind that takes a second or two, and silence."""
     quick = [case for case in cases() if case.key in _QUICK]
-    # A member that is gone is told after five seconds, a mute connection after eight: one each is enough.
+    # A member that is gone is told after five seconds: `ssmd faults` shows that.
     seen: set[tuple[str, str]] = set()
     chosen = []
     for case in quick:
@@ -31,10 +32,18 @@ def _chosen() -> list[Case]:
     mute = next(case for case in cases() if case.key == "mute" and case.feed == "polymarket")
     token = next(case for case in cases() if case.key == "token-501")
     silent = next(case for case in cases() if case.key == "no-fault" and case.frames)
-    return [*chosen, mute, token, dataclasses.replace(silent, limit_s=13.0)]
+    learned = 350
+    mute = dataclasses.replace(mute, faults=(Fault("silence", at=learned),))
+    return [*chosen, mute, token, dataclasses.replace(silent, frames=learned, limit_s=8.0)]
 
 
-def test_faults_are_seen_in_time() -> None:
+def test_faults_are_seen_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With the constants of production the same takes twice as long; `ssmd faults` has them.
+    monkeypatch.setattr(silence, "_SETTLED_S", 2.0)
+    monkeypatch.setattr(silence, "SHORTEST_S", 1.5)
+    monkeypatch.setattr(silence, "ANSWER_S", 2.0)
+    for module in (openings, watch):
+        monkeypatch.setattr(module, "PATIENCE_S", 5.0)
     outcomes = asyncio.run(run_faults(_chosen(), seed=7))
     late = [
         f"{each.case.feed}: {each.case.name}: {each.after_s} s of {each.case.limit_s}"
@@ -68,6 +77,7 @@ def test_the_page_has_a_line_for_every_fault() -> None:
         (Fault("add_member", member="a"), b'{"a":1.50}', b'{"a":1.50,"a_more":"1"}'),
         (Fault("retype_member", member="a"), b'{"a":"0.50","b":1}', b'{"a":0.50,"b":1}'),
         (Fault("retype_member", member="a"), b'{"a":0.50}', b'{"a":"0.50"}'),
+        (Fault("renumber", member="seq"), b'{"seq":4711,"b":2}', b'{"seq":1,"b":2}'),
         (Fault("new_type", member="type"), b'{"type":"trade"}', b'{"type":"brand_new"}'),
     ],
 )

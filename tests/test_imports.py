@@ -12,7 +12,8 @@ ALLOWED = {
     "ssmd_core": {"ssmd_core"},
     "ssmd_stream": {"ssmd_stream", "ssmd_core"},
     "ssmd_assets": {"ssmd_assets", "ssmd_stream", "ssmd_core"},
-    "ssmd_api": {"ssmd_api", "ssmd_stream", "ssmd_core"},
+    # `ssmd sync data` downloads as a researcher does.
+    "ssmd_api": {"ssmd_api", "ssmd_stream", "ssmd_core", "ssmd"},
     # For researchers: it speaks HTTP and needs nothing else of ssmd.
     "ssmd": {"ssmd"},
 }

@@ -155,7 +155,7 @@ def test_volume_sums_nothing_over_feeds() -> None:
     mail = volume_mail(VOLUME)
     assert mail.subject == "[ssmd] Volume 2026-11-21"
     assert "kalshi: 5,123,456.50 contracts, 182,344 trades" in mail.text
-    assert "polymarket: – USD, – trades" in mail.text
+    assert "polymarket: trades not known" in mail.text
     assert "KXBTCD (kalshi): Ten times the usual." in Page(mail.html).text
 
 

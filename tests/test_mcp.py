@@ -42,6 +42,11 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "list_feeds": ({}, "feeds"),
     "check_freshness": ({"feed": "kraken"}, "feeds"),
     "coverage": ({"feed": "kraken", "first": DAY, "last": DAY}, "days"),
+    "proved_hours": ({"feed": "kalshi", "first": DAY, "last": DAY, "limit": 1}, "hours"),
+    "ledger": ({"feed": "kraken", "date": DAY, "hour": "1100"}, "reasons"),
+    "order_book": ({"feed": "kraken", "instrument": "BTC/USD", "at": f"{DAY}T11:20:00Z", "levels": 10}, "levels"),
+    "quality_scores": ({"first": DAY, "last": DAY, "limit": 2}, "scores"),
+    "reports": ({"kind": "diagnosis", "first": DAY, "last": DAY}, "reports"),
     "search_markets": ({"feed": "kalshi", "limit": 2, "as_of": "2026-11-20T13:15:00Z"}, "markets"),
 }
 
@@ -133,6 +138,11 @@ def test_arguments_are_checked(installed_api: ApiRig) -> None:
         ("search_markets", {"feed": "kalshi", "as_of": "yesterday"}, "as_of"),
         ("coverage", {"feed": "kalshi", "first": "2026-11-21", "last": "2026-11-20"}, "first"),
         ("coverage", {"feed": "kalshi", "first": "2026-01-01", "last": DAY}, "from"),
+        ("proved_hours", {"first": DAY, "last": DAY, "word": "whole"}, "word"),
+        ("ledger", {"feed": "kalshi", "date": DAY, "hour": "11"}, "hour"),
+        ("order_book", {"feed": "kraken", "instrument": "BTC/USD", "at": "noon"}, "at"),
+        ("order_book", {"feed": "kraken", "instrument": "BTC/USD", "at": DAY, "untrusted": "true"}, "untrusted"),
+        ("reports", {"first": DAY, "last": "2026-11-19"}, "first"),
     ]
     answers = over_http(installed_api, installed_api.key(*READ), [(name, given) for name, given, _ in wrong])
     assert [(failed, told["status"], told.get("field")) for told, failed in answers] == [
@@ -148,9 +158,10 @@ def test_a_key_reaches_through_tools_what_it_reaches_otherwise(installed_api: Ap
         given = CALLS[name][0]
         if "feed" in tool.schema()["properties"]:
             forbidden += [(name, {**given, "feed": feed}) for feed in others]
-        for moment in ("date", "as_of", "first"):
+        for moment in ("date", "as_of", "at", "first"):
             if moment in tool.schema()["properties"]:
-                forbidden.append((name, {**given, "feed": "kalshi", moment: "2026-11-19"}))
+                feed = {"feed": "kalshi"} if "feed" in tool.schema()["properties"] else {}
+                forbidden.append((name, {**given, **feed, moment: "2026-11-19"}))
     wrong = [
         (name, given, told)
         for (name, given), (told, failed) in zip(forbidden, over_http(installed_api, key, forbidden), strict=True)

@@ -128,6 +128,8 @@ def test_a_reconnect_costs_its_seconds(settings: Settings) -> None:
     archive = told(settings)
     archive.busy_hour()
     archive.without(20, 21)
+    for tick in range(4):
+        archive.event(20.2 + tick / 4, OWN, "tick", connected=0)
     again = "c0-20261120T112100000-0002"
     archive.event(19.999, C0, "closed", code=1006, reason="reset")
     archive.event(21, again, "open", url="wss://x", local="127.0.0.1:1")
@@ -239,11 +241,28 @@ def test_the_live_count_is_compared(settings: Settings) -> None:
 def test_clocks_three_minutes_apart(settings: Settings) -> None:
     archive = told(settings)
     archive.quiet_hour()
-    archive.say(5, C0, trade(archive.at(2), 1))
+    for number in range(360):
+        at = archive.at(number / 6 + 0.1)
+        archive.say(number / 6 + 0.1, C0, trade(at - timedelta(minutes=3 if number < 30 else 0), number))
     archive.seal()
     ledger = prove(settings)
     assert codes(ledger) == {"clock_offset": 1}
     assert "180.0 s behind" in ledger.reasons[0].detail
+    assert "in 5 minutes" in ledger.reasons[0].detail
+
+
+def test_what_is_old_by_nature_or_once_in_the_future_is_no_wrong_clock(settings: Settings) -> None:
+    archive = told(settings)
+    archive.quiet_hour()
+    for number in range(120):
+        # A quiet market's last trades, hours old, each of another age.
+        at = archive.at(number / 2) - timedelta(seconds=3600 + 97 * number)
+        archive.say(number / 2 + 0.1, C0, trade(at, number))
+    for number in range(3):
+        archive.say(50 + number / 100, C0, trade(archive.at(55), 1000 + number))
+    archive.seal()
+    ledger = prove(settings)
+    assert (ledger.word, codes(ledger)) == ("complete", {})
 
 
 def test_two_connectors_at_once_are_told(settings: Settings) -> None:
@@ -280,7 +299,8 @@ def test_rejects_and_what_cannot_be_read_stop_nothing(settings: Settings) -> Non
     archive.say(5, C0, b'{"channel":"brand_new","data":[1]}')
     archive.seal()
     ledger = prove(settings)
-    assert codes(ledger)["rejects"] == 1
+    assert codes(ledger)["rejects"] == 2
+    assert any("1 without a type" in reason.detail for reason in ledger.reasons)
     assert codes(ledger)["live_count_differs"] == 2
     assert ledger.totals.unparsed == 1
     assert ledger.totals.messages == 600 + 2 + 7

@@ -232,7 +232,7 @@ def test_real_answers_of_the_venues_are_read(samples: Path) -> None:
         assert str(rows[0][2]) in trades[0].raw
     assert [str(trade.size) for trade in trades] == ["0.00005100", "0.00044682", "0.00551352"]
     rows = decode((samples / "polymarket/rest/data_api_trades_anonymised.json").read_bytes())
-    answers = [polymarket.trade_of("0xdd", row) for row in rows]
+    answers = [polymarket.trade_of(row["conditionId"], row) for row in rows]
     assert (answers[0].price, answers[0].size, answers[0].id[:5]) == (Decimal("0.998"), Decimal("5.4"), "0xabc")
     assert answers[0].time_us == 1_729_000_180 * S
 

@@ -35,7 +35,7 @@ from ssmd_core.reports.evidence import MAX_EVIDENCE_BYTES, Evidence
 from ssmd_core.reports.findings import all_green, evidence_of
 from ssmd_core.reports.rules import diagnose_by_rules, slope_of
 from ssmd_core.reports.store import Made
-from ssmd_core.reports.texts import canonical, clean, markdown_text, quoted
+from ssmd_core.reports.texts import canonical, clean, hours_told, markdown_text, quoted
 from ssmd_core.reports.volume_inputs import read_volumes, with_titles
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -192,6 +192,40 @@ def test_rows_of_any_shape_are_taken(database_url: str) -> None:
     assert "polymarket/markets 2026-11-21T01:00: not proved yet, 1 untrusted interval" in report.markdown
 
 
+def test_hours_that_are_no_trouble_and_some_that_look_like_none(database_url: str) -> None:
+    with database(database_url) as connection:
+        good_day(connection)
+        # Capture of kalshi began at 20:00: what was before is no lack. A score of 0 is one, whatever its word.
+        for table in ("ledger_hours", "dq_hourly_scores"):
+            statement = f"DELETE FROM {table} WHERE feed = 'kalshi' AND hour < %s"
+            connection.execute(statement.encode(), (at(20),))
+        connection.execute(
+            "UPDATE dq_hourly_scores SET score = 0 WHERE feed = 'kraken' AND hour IN (%s, %s)", (at(3), at(4))
+        )
+    report = diagnosed(database_url).report
+    assert report.body["unknown"] == []
+    assert (report.status, [one["feed"] for one in report.body["feeds"]]) == ("YELLOW", ["kraken"])
+    assert "in 2 hours (03:00 to 05:00)" in report.body["summary"]
+
+
+def test_hours_are_told_as_spans() -> None:
+    assert hours_told([]) == ""
+    assert hours_told([23]) == "23:00 to 24:00"
+    assert hours_told([5, 3, 4, 4, 9]) == "03:00 to 06:00, 09:00 to 10:00"
+    assert hours_told(range(0, 12, 2)).endswith("06:00 to 07:00 and 2 more")
+
+
+def test_only_lost_trades_are_said_to_be_lost(database_url: str) -> None:
+    with database(database_url) as connection:
+        good_day(connection)
+        reconciliation(connection, "kraken/spot", at(3), 0, "extra")
+        connection.execute("UPDATE trade_reconciliations SET extra = 1, differing = 2")
+    (feed,) = diagnosed(database_url).report.body["feeds"]
+    told = "2 of 100 trades of the venue's differ in the archive, 1 archived trade not among the venue's"
+    assert feed["issue"] == f"{told}: BTC/USD 03:00 to 03:10."
+    assert "lost" not in feed["likely_cause"] and "backfill" not in feed["action"]
+
+
 REASONS = """
     slots_missing messages_lost ordinals_missing not_connected not_acknowledged refused live_count_differs untrusted
     checks_failed drift rejects null_column clock_offset no_control_events carried_state_missing
@@ -245,7 +279,8 @@ def test_volume_of_an_installation(installation: Installation) -> None:
     repeats = column(folder / f"kraken/spot/{INSTALLED_DAY}/trade_1100.parquet", "is_snapshot")
     assert kraken.trade_count == sum(not one for one in repeats)
     assert [top.volume for top in kalshi.top] == sorted((top.volume for top in kalshi.top), reverse=True)
-    assert "1100" not in kalshi.missing_hours and "1000" in kalshi.missing_hours and "1400" not in kalshi.missing_hours
+    # Before 11:00 nothing was captured yet, 14:00 is not over.
+    assert kalshi.missing_hours == ("1300",)
 
     async def titled() -> list[Any]:
         async with await connect(installation.database_url, name="test") as connection:

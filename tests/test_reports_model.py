@@ -301,28 +301,26 @@ def test_green_rows_cannot_be_talked_red(provider: FakeUpstream, database_url: s
     assert "called the day RED, which no claim of it shows" in made.report.note
 
 
-@pytest.mark.parametrize(
-    ("text", "citations"),
-    [
-        ("kraken lost data.", ["score:kalshi:2026-11-21"]),
-        ("Kraken Futures lost data.", ["score:kraken:2026-11-21"]),
-        ("\uff4braken lost data.", ["score:kalshi:2026-11-21"]),
-        ("kr\u0430ken lost data.", ["score:kraken:2026-11-21"]),
-        ("It was lost on 2026-11-20.", ["score:kraken:2026-11-21"]),
-        ("It was lost on 2026-11-21T14:00.", ["score:kraken:2026-11-15"]),
-        ("\u200b\u202e", ["score:kraken:2026-11-21"]),
-        ("Sell on evil.shop today.", ["score:kraken:2026-11-21"]),
-        ("Open evil.tld/path.", ["score:kraken:2026-11-21"]),
-        ("Lost.", ["score:Kraken:2026-11-21"]),
-        ("Lost.", ["score:kraken:2026-11-21 "]),
-    ],
+ELSEWHERE = (
+    ("kraken lost data.", ["score:kalshi:2026-11-21"]),
+    ("Kraken Futures lost data.", ["score:kraken:2026-11-21"]),
+    ("\uff4braken lost data.", ["score:kalshi:2026-11-21"]),
+    ("kr\u0430ken lost data.", ["score:kraken:2026-11-21"]),
+    ("It was lost on 2026-11-20.", ["score:kraken:2026-11-21"]),
+    ("It was lost on 2026-11-21T14:00.", ["score:kraken:2026-11-15"]),
+    ("\u200b\u202e", ["score:kraken:2026-11-21"]),
+    ("Sell on evil.shop today.", ["score:kraken:2026-11-21"]),
+    ("Open evil.tld/path.", ["score:kraken:2026-11-21"]),
+    ("Lost.", ["score:Kraken:2026-11-21"]),
+    ("Lost.", ["score:kraken:2026-11-21 "]),
 )
-def test_rows_that_exist_and_say_something_else_are_no_evidence(
-    provider: FakeUpstream, bad: str, text: str, citations: list[str]
-) -> None:
-    provider.answer = _invalid(recommendations=[{"text": text, "citations": citations}])
-    made = run(bad, settings(provider))
-    assert (made.report.body["recommendations"], made.report.dropped_claims) == ([], 1)
+
+
+def test_rows_that_exist_and_say_something_else_are_no_evidence(provider: FakeUpstream, bad: str) -> None:
+    for text, citations in ELSEWHERE:
+        provider.answer = _invalid(recommendations=[{"text": text, "citations": citations}])
+        made = run(bad, settings(provider), force=True)
+        assert (made.report.body["recommendations"], made.report.dropped_claims) == ([], 1), (text, citations)
 
 
 def test_a_claim_about_a_feed_needs_a_row_of_the_day_that_shows_it(provider: FakeUpstream, bad: str) -> None:
@@ -347,7 +345,7 @@ def test_a_models_report_is_not_given_up_for_one_by_rules(provider: FakeUpstream
         assert (again.source, again.body["feeds"]) == ("model", first.body["feeds"])
         assert again.note.count("Asked again in vain") == 1 and again.note in again.body["note"]
 
-    async def two() -> list[Made]:
+    async def two() -> tuple[Made, Made]:
         """The rules are quick while a model thinks."""
         async with await connect(bad, name="a") as one, await connect(bad, name="b") as other:
             return await asyncio.gather(diagnose(one, DAY, model=settings(provider)), diagnose(other, DAY, model=None))
@@ -535,6 +533,14 @@ def test_titles_are_data_too(provider: FakeUpstream, database_url: str) -> None:
         html = rendered(made.report.markdown)
         assert _tags(html) <= {"h1", "h2", "p", "em", "ul", "li"}, html
         assert not {"script", "img onerror", "a"} & _tags(volume_mail_of(made.report).html)
+
+
+def test_no_mail_program_finds_an_address_in_a_title(provider: FakeUpstream, database_url: str) -> None:
+    titles = ["evil.com", "https://evil.xyz/a", "me@evil.org", "WWW.evil.tld", "evil.shop"]
+    mail = volume_mail_of(run_volume(database_url, None, volumes(titles)).report)
+    for found in ("evil.com", "evil.xyz", "https://", "me@evil", "WWW.evil", "evil.shop"):
+        assert found not in mail.html and found not in mail.text
+    assert "evil. com" in mail.text and "T0 " in mail.text
 
 
 def test_settings_say_what_is_wrong() -> None:

@@ -37,7 +37,9 @@ HOSTILE = (
     "datasets/kraken/spot/2026-11-20/.lock", "datasets/kraken/spot/2026-11-20/rejects_1100.jsonl.gz",
     "archive/kraken/spot/2026-11-20/trade_1100.parquet", f"{GOOD}\n", f" {GOOD}", f"{GOOD}/", GOOD + "a" * 600,
     "datasets/kraken/spot/２０２６-11-20/trade_1100.parquet",
-    "datasets/kraken/sp\u2024ot/2026-11-20/trade_1100.parquet",
+    "datasets/kraken/sp\u2024ot/2026-11-20/trade_1100.parquet", "proof/kraken/spot/.lock", "proof/kraken/chain.jsonl",
+    "proof/kraken/spot/2026-11-20/chain.jsonl", "proof/kraken/spot/2026-11-20/trade_1100.parquet", "keys/ledger.pem",
+    "datasets/kraken/spot/chain.jsonl", "proof/kraken/../chain.jsonl", "proof/kraken/spot/2026-11-20/ledger_1100.tmp",
 )  # fmt: skip
 
 
@@ -54,6 +56,8 @@ def test_what_is_no_data_file_has_no_parts(path: str) -> None:
 
 @given(st.text(max_size=80))
 @example("archive/a/b/2026-11-20/1100-01.jsonl.gz")
+@example("proof/a/b/2026-11-20/state_1100.bin.gz")
+@example("proof/a/b/chain.jsonl")
 def test_only_the_exact_form_passes(text: str) -> None:
     found = parse_path(text)
     if found is not None:
@@ -64,7 +68,10 @@ def test_a_path_and_its_parts() -> None:
     stored = parse_path(GOOD)
     assert stored is not None
     assert stored.day == (Kind.PARQUET, "kraken", "spot", "2026-11-20")
-    assert stored.download_name == "2026-11-20-trade_1100.parquet"
+    assert (stored.type, stored.hour, stored.download_name) == ("trade", "1100", "2026-11-20-trade_1100.parquet")
+    chain = parse_path("proof/kraken/spot/chain.jsonl")
+    assert chain is not None and chain.day.folder == "proof/kraken/spot"
+    assert (chain.type, chain.hour, chain.download_name) == ("chain", "", "kraken-spot-chain.jsonl")
 
 
 def stores(kind: str, folder: Path, gcs: GcsRig) -> Storage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Told:
         self.next_seq, self.ordinals = next_seq, dict(ordinals or {})
         self._begin = (next_seq, dict(self.ordinals))
         self.said: list[tuple[datetime, str, bytes | int]] = []
+        #: The next ordinal of an epoch, where it is not the one after the last: batches may overtake each other.
+        self.number: Callable[[str], int | None] = lambda _: None
 
     def at(self, minute: float) -> datetime:
         """A moment of the hour."""
@@ -94,6 +97,8 @@ class Told:
             self.ordinals[epoch] = ordinal + (payload if isinstance(payload, int) else 1)
             if isinstance(payload, int):
                 continue
+            told = self.number(epoch)
+            ordinal = ordinal if told is None else told
             wrapped = needs_wrapping(payload) or classify(self.feed, payload)[0] == "unparsed"
             received_us = round(at.timestamp() * 1_000_000)
             line = format_line(payload, received_us, self.next_seq, epoch, ordinal, wrapped=wrapped)

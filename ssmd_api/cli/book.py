@@ -47,7 +47,7 @@ def book(
             )
             return
         for doubt in answer.doubts:
-            typer.echo(f"NOT TO BE TRUSTED ({doubt.reason}): {doubt.detail}")
+            typer.echo(f"{'NOT TO BE TRUSTED' if doubt.refuses else 'not checked'} ({doubt.reason}): {doubt.detail}")
         bids, asks = answer.book.sides
         typer.echo(
             f"{answer.feed}/{answer.stream} {answer.book.instrument}: last changed {answer.changed_at.isoformat()}, "

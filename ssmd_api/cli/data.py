@@ -68,35 +68,35 @@ def schemas(out: Annotated[Path, typer.Option(help="Folder for one page per feed
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="Data folder (or one that holds some), or a folder of an archive.")],
+    path: Annotated[
+        Path, typer.Argument(help="Data folder or a copy's (or one that holds some), or a folder of an archive.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Derive everything again from the files alone; exit 0 only if all of it holds, else name what does not."""
+    """Derive everything again from the files alone; exit 0 only if all of it holds, else name what does not.
+
+    In a copy without the archive (`ssmd sync data`) signatures are checked, and files by what their ledgers say.
+    """
     from ssmd_core.archive.verify import ArchiveCheck, verify_archive
     from ssmd_core.datasets.verify import DatasetCheck, verify_datasets
     from ssmd_core.errors import ConfigError
     from ssmd_core.proof.verify import ProofCheck, Rederiver, unproved_streams, verify_proof
 
     with clear_errors():
-        if not path.is_dir():
-            raise ConfigError(f"{path} is not a folder")
-        # A folder with archive/ in it is a data folder; the demo's lies inside the usual one.
-        roots = sorted({folder.parent for folder in path.rglob("archive") if folder.is_dir()})
-        if not roots and any(path.rglob("parquet-manifest.json")):
-            raise ConfigError(f"{path} holds datasets without their archive: name the data folder that holds both")
+        roots, copies = _data_folders(path)
         archive, datasets, proof = ArchiveCheck(), DatasetCheck(), ProofCheck()
-        for folder in [root / "archive" for root in roots] or [path]:
+        for folder in [root / "archive" for root in roots] or ([] if copies else [path]):
             archive.add(verify_archive(folder))
             dataset_root = folder.parent / "datasets"
             if not roots or not dataset_root.is_dir():
                 archive.notes.append(f"{folder}: no datasets checked")
             else:
                 datasets.add(verify_datasets(dataset_root, folder, Rederiver(folder.parent, proof).build))
-        for root in roots:
+        for root in [*roots, *copies]:
             proof.add(verify_proof(root))
-            proof.notes += [f"{root}: {name} has an archive and no ledger" for name in unproved_streams(root)]
+            proof.notes += [f"{root}: {name} is there and has no ledger" for name in unproved_streams(root)]
         problems = [*archive.problems, *datasets.problems, *proof.problems]
-        if not archive.files and not problems:
+        if not archive.files and not copies and not problems:
             raise ConfigError(f"{path} holds no sealed archive file")
         if as_json:
             print_json(
@@ -108,6 +108,7 @@ def verify(
                     "dataset_files": datasets.files,
                     "ledgers": proof.hours,
                     "chain_lines": proof.entries,
+                    "proved_files": proof.files,
                     "rederived": proof.rederived,
                     "problems": problems,
                     "notes": [*archive.notes, *proof.notes],
@@ -119,10 +120,34 @@ def verify(
                 typer.echo(f"note: {note}", err=True)
             for problem in problems:
                 typer.echo(f"FAILED {problem}")
-            typer.echo(
-                f"{archive.records} messages in {archive.files} sealed files, {archive.lost} declared lost; "
-                f"{datasets.files} dataset files of {datasets.hours} hours rebuilt; {proof.hours} ledgers in "
-                f"{proof.entries} signed lines, {proof.rederived} derived again; {len(problems)} problems"
-            )
+            said = f"{proof.files} files compared with {proof.hours} ledgers in {proof.entries} signed lines"
+            if roots or not copies:
+                said = (
+                    f"{archive.records} messages in {archive.files} sealed files, {archive.lost} declared lost; "
+                    f"{datasets.files} dataset files of {datasets.hours} hours rebuilt; {said}, "
+                    f"{proof.rederived} derived again"
+                )
+            typer.echo(f"{said}; {len(problems)} problems")
         if problems:
             raise typer.Exit(EXIT_FAILED)
+
+
+def _data_folders(path: Path) -> tuple[list[Path], list[Path]]:
+    """Folders with an archive, and those with a proof and no archive, at or below a path.
+
+    Raises:
+        ConfigError: it is no folder, or there are datasets and nothing to compare them with.
+    """
+    from ssmd_core.errors import ConfigError
+
+    if not path.is_dir():
+        raise ConfigError(f"{path} is not a folder")
+    # The demo's lies inside the usual one.
+    roots = {folder.parent for folder in path.rglob("archive") if folder.is_dir()}
+    copies = {folder.parent for folder in path.rglob("proof") if any(folder.glob("*/*/*"))} - roots
+    if not roots and not copies and any(path.rglob("datasets/*/*/*/*.parquet")):
+        raise ConfigError(
+            f"{path} holds datasets without archive and proof: name the data folder that holds them, or fetch the "
+            f"proof (`ssmd sync data`)"
+        )
+    return sorted(roots), sorted(copies)

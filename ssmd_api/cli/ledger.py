@@ -29,7 +29,7 @@ def prove(
 ) -> None:
     """Build an hour's datasets and prove it; a line in the chain is added only if something has changed."""
     from ssmd_core.errors import ConfigError, SsmdError
-    from ssmd_core.proof.hour import archived_hours, is_proved
+    from ssmd_core.proof.hour import archived_hours, is_due, is_proved
 
     with clear_errors():
         found = settings()
@@ -43,12 +43,14 @@ def prove(
         hours = archived_hours(found.archive_root, name.feed.name, name.stream)
         if not hours:
             raise SsmdError(f"no sealed file of {stream} in {found.archive_root}")
+        due = [each for each in hours if is_due(found, name.feed, name.stream, each)]
         proved = 0
-        for each in hours:
+        for each in due:
             # Asked when its turn comes: it may stand on the hour that was proved just now.
             if not is_proved(found, name.feed, name.stream, each):
                 proved += _prove(found, name, each)
-        typer.echo(f"{len(hours)} archived hours, {proved} proved now, {len(hours) - proved} before")
+        waiting = f", {len(hours) - len(due)} not sealed yet" if len(due) < len(hours) else ""
+        typer.echo(f"{len(hours)} archived hours, {proved} proved now, {len(due) - proved} before{waiting}")
 
 
 @ledger_app.command("show")
@@ -81,12 +83,15 @@ def show(
 
 
 @ledger_app.command("key")
-def key() -> None:
+def key(
+    new: Annotated[bool, typer.Option("--new", help="Make a key in place of one that is lost.")] = False,
+) -> None:
     """Print the public key that this installation signs with, and its fingerprint; a first key is made."""
-    from ssmd_core.proof.keys import own_key
+    from ssmd_core.proof.keys import new_key, own_key
 
     with clear_errors():
-        own = own_key(settings().data, service_environment())
+        found = settings()
+        own = new_key(found.data) if new else own_key(found.data, service_environment())
         typer.echo(f"{own.public}  {own.fingerprint}")
 
 

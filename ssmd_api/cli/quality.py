@@ -6,7 +6,7 @@ import contextlib
 import sys
 from dataclasses import asdict
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ssmd_core.mail.render import Mail
     from ssmd_core.quality.collect import Scored
+    from ssmd_core.quality.daily import FeedScore
 
 
 def daily(
@@ -56,7 +57,7 @@ def daily(
 
         scored, message = with_database(settings, work)
         if as_json:
-            print_json(asdict(scored.day))
+            print_json(asdict(scored.day) | {"feeds": [_json(one) for one in scored.day.feeds]})
         else:
             _print(scored)
         if mail or preview is not None:
@@ -97,6 +98,11 @@ def _print(scored: Scored) -> None:
         typer.echo(f"- {issue}")
     if day.not_captured:
         typer.echo(f"not captured: {', '.join(day.not_captured)}")
+
+
+def _json(one: FeedScore) -> dict[str, Any]:
+    # A named tuple would be written as the text of its repr.
+    return asdict(one) | {"gaps": [gap._asdict() for gap in one.gaps]}
 
 
 def _known(value: int | None) -> str:

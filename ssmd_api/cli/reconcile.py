@@ -170,5 +170,5 @@ def _print(report: HourReport, *, detailed: bool) -> None:
             )
 
 
-def _numbers(side: dict[str, str] | None) -> str:
-    return f"{side['size']} at {side['price']}" if side else ""
+def _numbers(side: dict[str, str | None] | None) -> str:
+    return f"{side['size'] or 'nothing'} at {side['price'] or 'no price'}" if side else ""

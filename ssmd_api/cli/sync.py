@@ -1,19 +1,28 @@
-"""`ssmd sync`: what has been captured, brought to where it is kept."""
+"""`ssmd sync`: what has been captured, brought to where it is kept, and to who reads it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+import shlex
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssmd_api.cli.output import EXIT_FAILED, clear_errors, print_json, service_environment, settings
 
-sync_app = typer.Typer(help="Copy what has been captured to an object store.", no_args_is_help=True)
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}=\Z")
+
+if TYPE_CHECKING:
+    from ssmd_core.proof.chain import Entry
+
+sync_app = typer.Typer(help="Copy what has been captured: to an object store, from an API.", no_args_is_help=True)
 
 
 @sync_app.callback()
 def _sync() -> None:
-    """Copy what has been captured to an object store."""
+    """Copy what has been captured: to an object store, from an API."""
 
 
 @sync_app.command("archive")
@@ -32,7 +41,8 @@ def archive(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Upload sealed files, datasets and manifests, and read back what arrived; exit 1 if something is not right there.
+    """Upload sealed files, datasets, proofs and backfills, and read back what arrived; exit 1 if something is not right
+    there.
 
     Nothing is ever deleted, here or there.
     """
@@ -81,3 +91,67 @@ def archive(
             )
         if not report.holds:
             raise typer.Exit(EXIT_FAILED)
+
+
+@sync_app.command("data")
+def data(
+    feed: Annotated[str, typer.Argument(help="Such as kalshi.")],
+    first: Annotated[str, typer.Argument(metavar="FROM", help="First day, YYYY-MM-DD, UTC.")],
+    last: Annotated[str, typer.Argument(metavar="TO", help="Last day; default the first.")] = "",
+    into: Annotated[Path, typer.Option(help="Folder; datasets/ and proof/ are made in it.")] = Path("market-data"),
+    type_: Annotated[str, typer.Option("--type", help="One message type; default all.")] = "",
+    proof: Annotated[bool, typer.Option(help="The hours' ledgers with what they name, and the chain.")] = True,
+    backfill: Annotated[bool, typer.Option("--backfill", help="Trades that were fetched afterwards, too.")] = False,
+) -> None:
+    """Download datasets and their proof from a running API (SSMD_API_URL, SSMD_API_KEY); `ssmd verify FOLDER` checks
+    them then.
+
+    What is there is not fetched again. Hours that are missing are named; exit 1 if a file cannot be had.
+    """
+    from ssmd import Client, ClientError, MissingHoursWarning
+    from ssmd_api.cli.remote import api_and_key
+    from ssmd_core.errors import ConfigError, SsmdError
+
+    with clear_errors():
+        wanted = {"parquet": True, "backfill": backfill, "proof": proof}
+        counts = {}
+        try:
+            client = Client(*api_and_key())
+            with client, warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always", MissingHoursWarning)
+                for kind in (kind for kind, is_wanted in wanted.items() if is_wanted):
+                    only = type_ or None if kind == "parquet" else None
+                    counts[kind] = len(client.download(feed, only, first, last or first, to=into, kind=kind))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        except ClientError as error:
+            raise SsmdError(str(error)) from error
+        missing = [warning.message.missing for warning in told if isinstance(warning.message, MissingHoursWarning)]
+        for line in dict.fromkeys(str(one) for of_kind in missing for one in of_kind):
+            typer.echo(f"note: {line}", err=True)
+        typer.echo(f"{into}: " + ", ".join(f"{count} files of {kind}" for kind, count in counts.items()))
+        if not any(counts.values()):
+            raise SsmdError(f"there is no file of {feed} from {first} to {last or first}")
+        if proof:
+            _tell_signer(into, feed)
+
+
+def _tell_signer(folder: Path, feed: str) -> None:
+    """Whose signature the proof carries, and how to trust it from now on."""
+    from ssmd_core.proof.chain import read_chain
+    from ssmd_core.proof.keys import TRUSTED, fingerprint
+
+    root = folder / "proof"
+    entries: list[Entry] = []
+    for path in sorted((root / feed).glob("*/")):
+        entries += read_chain(root, feed, path.name)
+    keys = list(dict.fromkeys(entry.key for entry in entries))
+    for key in keys:
+        # What is no key is not shown as one: the line is made to be copied into a shell.
+        typer.echo(f"signed with {key}  {fingerprint(key)}" if _KEY.match(key) else f"signed with no key: {key[:60]!a}")
+    if keys and _KEY.match(keys[-1]):
+        typer.echo(
+            f"Ask who runs the installation for its key (`ssmd ledger key`). If it is this one:\n"
+            f"  export {TRUSTED}={keys[-1]}\n"
+            f"  ssmd verify {shlex.quote(str(folder))}"
+        )

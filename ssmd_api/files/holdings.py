@@ -67,6 +67,17 @@ class BackfillFile(NamedTuple):
     rows: int
 
 
+class Listed(NamedTuple):
+    """A file in a folder.
+
+    Attributes:
+        version: in an object store, see there.
+    """
+
+    bytes: int
+    version: str
+
+
 class Holdings:
     """Manifests, the catalog, chains and ledgers.
 
@@ -114,12 +125,18 @@ class Holdings:
         stored = chain_file(feed, stream)
         return await self._load(stored.day.file(stored.name), _load_chain)
 
-    async def ledger(self, path: str) -> LedgerFile | None:
+    async def ledger(self, path: str, version: str = "") -> LedgerFile | None:
         """A ledger's file.
+
+        Args:
+            version: as `listed` has told it just now, which saves asking for it.
 
         Raises:
             UnavailableError: see `catalog`.
         """
+        kept = self._kept.get(path) if version else None
+        if kept is not None and kept[0] == version:
+            return cast("LedgerFile | None", kept[1])
         return await self._load(path, lambda folder: _load_ledger(folder / path.rpartition("/")[2]))
 
     async def backfill(self, path: str) -> BackfillFile | None:
@@ -130,24 +147,25 @@ class Holdings:
         """
         return await self._load(path, lambda folder: _load_backfill(folder / path.rpartition("/")[2]))
 
-    async def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of each file in a folder, by name.
+    async def listed(self, folder: str) -> dict[str, Listed]:
+        """The files of a folder, by name.
 
         Raises:
             UnavailableError: the store is away.
         """
         try:
-            return await asyncio.to_thread(self._sizes, folder)
+            return await asyncio.to_thread(self._listed, folder)
         except (StorageError, OSError) as error:
             log.error("folder_unreadable", path=folder, error=str(error))
             raise UnavailableError(f"{folder} cannot be read now") from error
 
-    def _sizes(self, folder: str) -> dict[str, int]:
+    def _listed(self, folder: str) -> dict[str, Listed]:
         if self._storage is not None:
             found = self._storage.objects(folder)
-            return {path.removeprefix(f"{folder}/"): size for path, size, _ in found}
+            return {one.path.removeprefix(f"{folder}/"): Listed(one.size_bytes, one.version) for one in found}
         here = self._data / folder
-        return {path.name: path.stat().st_size for path in here.iterdir()} if here.is_dir() else {}
+        names = [path for path in here.iterdir() if not path.name.startswith(".")] if here.is_dir() else []
+        return {path.name: Listed(path.stat().st_size, "") for path in names if path.is_file()}
 
     async def _load(self, path: str, load: Callable[[Path], _T | None]) -> _T | None:
         try:

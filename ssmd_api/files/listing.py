@@ -120,20 +120,11 @@ async def files(
         if stream not in streams:
             raise InvalidRequestError(f"stream: {shown(stream)} is none of {', '.join(streams)}", field="stream")
         streams = [stream]
-    offers: list[Offer] = []
     days = [(name, f"{day}") for name in streams for day in days_between(first, last)]
-    if kind is Kind.PROOF:
-        offers = await proof_files(holdings, feed.name, days)
-    elif kind is Kind.BACKFILL:
-        offers = await backfill_files(holdings, feed.name, days)
-    else:
-        for (name, day), (raw, parquet) in zip(days, await _manifests(holdings, feed, days), strict=True):
-            folder = Day(kind, feed.name, name, day)
-            offers += _raw_offers(raw, folder) if kind is Kind.RAW else _parquet_offers(parquet, folder)
+    offers, missing = await _found(holdings, feed, days, now, kind)
     offers = [offer for offer in offers if message_type in {None, offer.type}]
-    missing = await _missing_of(holdings, feed, days, now, kind)
     if local is not None:
-        missing = _not_uploaded(missing, await _missing_of(local, feed, days, now, kind))
+        missing = _not_uploaded(missing, (await _found(local, feed, days, now, kind))[1])
     if len(offers) > MAX_FILES:
         raise InvalidRequestError(
             f"{len(offers)} files, {MAX_FILES} is the most for one answer: ask for fewer days, one type or one stream",
@@ -150,20 +141,22 @@ async def _manifests(
     return list(zip(raws, parquets, strict=True))
 
 
-async def _missing_of(
+async def _found(
     holdings: Holdings, feed: Feed, days: Sequence[tuple[str, str]], now: datetime, kind: Kind
-) -> list[MissingHour]:
-    """The hours until now that are not there in full; a backfill has none that should be."""
+) -> tuple[list[Offer], list[MissingHour]]:
+    """Files of the days, and the hours until now that are not there in full; of a backfill none need be."""
     if kind is Kind.BACKFILL:
-        return []
+        return await backfill_files(holdings, feed.name, days), []
     manifests = await _manifests(holdings, feed, days)
     if kind is Kind.PROOF:
-        return await not_proved(holdings, feed.name, days, [raw for raw, _ in manifests], now)
-    return [
-        hour
-        for (stream, day), (raw, parquet) in zip(days, manifests, strict=True)
-        for hour in _missing(raw, parquet, stream, day, now, kind)
-    ]
+        offers = await proof_files(holdings, feed.name, days)
+        return offers, not_proved(offers, days, [raw for raw, _ in manifests], now)
+    offers, missing = [], []
+    for (stream, day), (raw, parquet) in zip(days, manifests, strict=True):
+        folder = Day(kind, feed.name, stream, day)
+        offers += _raw_offers(raw, folder) if kind is Kind.RAW else _parquet_offers(parquet, folder)
+        missing += _missing(raw, parquet, stream, day, now, kind)
+    return offers, missing
 
 
 def _not_uploaded(missing: Sequence[MissingHour], locally: Sequence[MissingHour]) -> list[MissingHour]:

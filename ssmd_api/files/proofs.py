@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from ssmd_api.files.answers import MissingHour, Offer, State
-from ssmd_api.files.holdings import Holdings
+from ssmd_api.files.holdings import Chain, Holdings, Listed
 from ssmd_core.archive.manifest import Manifest
 from ssmd_core.archive.paths import SLOT_FILE
 from ssmd_core.proof.ledger import FILES
@@ -36,13 +36,12 @@ async def proof_files(holdings: Holdings, feed: str, days: _Days) -> list[Offer]
         if chain is None:
             continue
         for day in (Day(Kind.PROOF, feed, stream, date) for name, date in days if name == stream):
-            hours = [hour[-2:] for hour in sorted(chain.ledgers) if hour[:10] == day.date]
-            named = await asyncio.gather(*(_hour(holdings, day, hour) for hour in hours))
-            sizes = await holdings.sizes(day.folder) if any(named) else {}
-            for one in named:
+            hours = [hour for hour in sorted(chain.ledgers) if hour[:10] == day.date]
+            listed = await holdings.listed(day.folder) if hours else {}
+            for named in await asyncio.gather(*(_hour(holdings, day, hour, chain, listed) for hour in hours)):
                 # Of an hour that is being proved or uploaded now there is nothing to be had but a part.
-                if one and one.keys() <= sizes.keys():
-                    offers += [_offer(StoredFile(day, name), sizes[name], one[name]) for name in sorted(one)]
+                if named.keys() <= listed.keys():
+                    offers += [_offer(StoredFile(day, name), listed[name].bytes, named[name]) for name in sorted(named)]
         offers.append(_offer(chain_file(feed, stream), chain.bytes, chain.sha256))
     return offers
 
@@ -55,7 +54,7 @@ async def backfill_files(holdings: Holdings, feed: str, days: _Days) -> list[Off
     """
     offers = []
     for day in (Day(Kind.BACKFILL, feed, stream, date) for stream, date in days):
-        names = sorted(name for name in await holdings.sizes(day.folder) if is_data_file(day.kind, name))
+        names = sorted(name for name in await holdings.listed(day.folder) if is_data_file(day.kind, name))
         for name in names:
             found = await holdings.backfill(day.file(name))
             if found is not None:
@@ -73,46 +72,49 @@ async def named_sha256(holdings: Holdings, stored: StoredFile) -> str | None:
     if day.kind is Kind.BACKFILL:
         found = await holdings.backfill(day.file(name))
         return found.sha256 if found else None
-    if not day.date:
-        chain = await holdings.chain(day.feed, day.stream)
+    chain = await holdings.chain(day.feed, day.stream)
+    if chain is None or not day.date:
         return chain.sha256 if chain else None
-    return (await _hour(holdings, day, stored.hour[:2])).get(name)
+    return (await _hour(holdings, day, f"{day.date}T{stored.hour[:2]}", chain, {})).get(name)
 
 
-async def not_proved(
-    holdings: Holdings, feed: str, days: _Days, raws: Sequence[Manifest | None], now: datetime
+def not_proved(
+    offers: Sequence[Offer], days: _Days, raws: Sequence[Manifest | None], now: datetime
 ) -> list[MissingHour]:
-    """Ended hours of the days that no ledger is there of.
+    """Ended hours of the days that no ledger is offered of.
 
     Args:
+        offers: of proofs.
         raws: the archive's manifests of the days.
-
-    Raises:
-        UnavailableError: a chain or a ledger cannot be read.
     """
     found = []
-    chains = {stream: await holdings.chain(feed, stream) for stream in {stream for stream, _ in days}}
+    proved = {(offer.stream, offer.date, offer.hour) for offer in offers}
     for (stream, date), raw in zip(days, raws, strict=True):
         archived = {file.name[:2] for file in raw.files if SLOT_FILE.match(file.name)} if raw else set()
-        chain, day = chains[stream], Day(Kind.PROOF, feed, stream, date)
         for number in range(24):
             if datetime.fromisoformat(f"{date}T{number:02d}:00+00:00") + timedelta(hours=1) > now:
                 break
-            hour = f"{number:02d}"
-            if chain is None or f"{date}T{hour}" not in chain.ledgers or not await _hour(holdings, day, hour):
-                state: State = "not_proved" if hour in archived else "missing"
-                found.append(MissingHour(stream, date, f"{hour}00", state))
+            hour = f"{number:02d}00"
+            if (stream, date, hour) not in proved:
+                state: State = "not_proved" if hour[:2] in archived else "missing"
+                found.append(MissingHour(stream, date, hour, state))
     return found
 
 
-async def _hour(holdings: Holdings, day: Day, hour: str) -> Mapping[str, str]:
-    """SHA-256 of the files of an hour's proof, by name; none if the ledger that is there is not the newest one."""
-    chain = await holdings.chain(day.feed, day.stream)
-    newest = chain.ledgers.get(f"{day.date}T{hour}") if chain else None
-    if newest is None:
+async def _hour(
+    holdings: Holdings, day: Day, hour: str, chain: Chain, listed: Mapping[str, Listed]
+) -> Mapping[str, str]:
+    """SHA-256 of the files of an hour's proof, by name; none if the ledger that is there is not the newest one.
+
+    Args:
+        hour: as the chain names it.
+        listed: what is known of the day's folder.
+    """
+    newest = chain.ledgers.get(hour)
+    name = f"ledger_{hour[-2:]}00.json"
+    if newest is None or not is_data_file(day.kind, name):
         return {}
-    name = f"ledger_{hour}00.json"
-    ledger = await holdings.ledger(day.file(name))
+    ledger = await holdings.ledger(day.file(name), listed[name].version if name in listed else "")
     if ledger is None or ledger.sha256 != newest:
         return {}
     folder = f"{day.folder}/"

@@ -168,7 +168,7 @@ struct_type(hours.ChainEntry, "ChainEntry", "A line of the signed chain of ledge
 _LEDGER = struct_type(hours.SignedLedger, "SignedLedger", "An hour's ledger, and its entry in the chain.")
 _ROW = struct_type(hours.IntegrityRow, "IntegrityRow", "Neighbouring minutes of one verdict.")
 struct_type(hours.BookLevel, "BookLevel", "A level of a book, as the venue wrote it.")
-struct_type(hours.BookDoubt, "BookDoubt", "Why a book must not be trusted.")
+struct_type(hours.BookDoubt, "BookDoubt", "Why a book must not be trusted, or cannot be checked.")
 _BOOK = struct_type(hours.BookAnswer, "Book", "A full-depth order book at a moment.")
 _HOUR = struct_type(lists.HourProof, "HourProof", "An hour with a ledger: its word and its reasons.")
 _MINUTE = struct_type(lists.MinuteProof, "MinuteProof", "One minute of one connection.")

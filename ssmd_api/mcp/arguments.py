@@ -97,6 +97,55 @@ class CoverageArguments(Arguments):
     last: Annotated[date, msgspec.Meta(description="Last day, UTC, included; at most 30 days later.")]
 
 
+class HoursArguments(Arguments, kw_only=True):
+    """A feed, days, and a word."""
+
+    feed: _Feed | None = None
+    first: Annotated[date, msgspec.Meta(description="First day, UTC.")]
+    last: Annotated[date, msgspec.Meta(description="Last day, UTC, included.")]
+    word: Annotated[str, _one_of(("complete", "degraded", "empty"), "Only hours of this word.")] | None = None
+    cursor: _Cursor | None = None
+    limit: Annotated[int, _rows(MAX_ROWS)] = DEFAULT_ROWS
+
+
+class LedgerArguments(Arguments, kw_only=True):
+    """An hour of a feed."""
+
+    feed: _Feed
+    date: Annotated[date, msgspec.Meta(description="Day, UTC, as 2026-11-20.")]
+    hour: Annotated[str, msgspec.Meta(pattern="^([01][0-9]|2[0-3])00$", description="Hour, UTC, as 1100.")]
+
+
+class BookArguments(Arguments, kw_only=True):
+    """An instrument and a moment."""
+
+    feed: _Feed
+    instrument: Annotated[str, _text("Market ticker, symbol, product or token id.", most=256)]
+    at: Annotated[str, _text("The moment, as 2026-11-20T11:20:00Z.", most=64)]
+    untrusted: Annotated[bool, msgspec.Meta(description="Also where it must not be trusted.")] = False
+    levels: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS, description="Levels of each side.")] = DEFAULT_ROWS
+
+
+class DailyArguments(Arguments, kw_only=True):
+    """Days of a feed, or of all."""
+
+    feed: _Feed | None = None
+    first: Annotated[date, msgspec.Meta(description="First day, UTC.")]
+    last: Annotated[date, msgspec.Meta(description="Last day, UTC, included.")]
+    cursor: _Cursor | None = None
+    limit: Annotated[int, _rows(MAX_ROWS)] = DEFAULT_ROWS
+
+
+class ReportsArguments(Arguments, kw_only=True):
+    """Reports of some days."""
+
+    kind: Annotated[str, _one_of(("diagnosis", "volume"), "Which kind. Default: both.")] | None = None
+    first: Annotated[date, msgspec.Meta(description="First day, UTC.")]
+    last: Annotated[date, msgspec.Meta(description="Last day, UTC, included.")]
+    cursor: _Cursor | None = None
+    limit: Annotated[int, _rows(MAX_ROWS)] = DEFAULT_ROWS
+
+
 class SearchArguments(Arguments):
     """Conditions on markets; those that a feed's markets do not have are refused."""
 

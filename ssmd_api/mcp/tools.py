@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import msgspec
@@ -13,10 +14,15 @@ from ssmd_api.errors import InvalidRequestError
 from ssmd_api.mcp.arguments import (
     MAX_ROWS,
     Arguments,
+    BookArguments,
     CoverageArguments,
+    DailyArguments,
     EventsArguments,
     FeedArguments,
+    HoursArguments,
+    LedgerArguments,
     LookupArguments,
+    ReportsArguments,
     RowsArguments,
     SearchArguments,
     VolumeArguments,
@@ -110,18 +116,63 @@ def _coverage(arguments: CoverageArguments) -> ApiRequest:
     return ApiRequest("/v1/data/coverage", found, "days", shape=_by_state)
 
 
+def _spanned(path: str, rows: str, shape: Shape | None = None) -> Callable[[Any], ApiRequest]:
+    """A request with the days `first` to `last`."""
+
+    def request(arguments: DailyArguments | HoursArguments | ReportsArguments) -> ApiRequest:
+        if arguments.first > arguments.last:
+            raise InvalidRequestError(f"first: {arguments.first} is after last: {arguments.last}", field="first")
+        found = _parameters(arguments)
+        found |= {"from": found.pop("first"), "to": found.pop("last")}
+        return ApiRequest(path, found, rows, arguments.limit, shape)
+
+    return request
+
+
+def _ledger(arguments: LedgerArguments) -> ApiRequest:
+    return ApiRequest("/v1/proof/ledger", _parameters(arguments), "reasons", shape=_told_ledger)
+
+
+def _told_ledger(answer: dict[str, Any]) -> dict[str, Any]:
+    """A ledger without the hashes of its files, which `/v1/proof/ledger` has."""
+    ledger = answer["ledger"]
+    kept = {name: ledger[name] for name in ("feed", "stream", "hour", "word", "reasons", "totals")}
+    return kept | {"chain": answer["chain"], "sources": [source["name"] for source in ledger["sources"]]}
+
+
+def _book(arguments: BookArguments) -> ApiRequest:
+    found = _parameters(arguments)
+    most = int(found.pop("levels"))
+    found["untrusted"] = found["untrusted"].lower()
+
+    def shape(answer: dict[str, Any]) -> dict[str, Any]:
+        sides = zip_longest(answer.pop("bids"), answer.pop("asks"))
+        return answer | {"levels": [{"bid": bid, "ask": ask} for bid, ask in sides]}
+
+    return ApiRequest("/v1/proof/book", found, "levels", most, shape)
+
+
+def _told_reports(answer: dict[str, Any]) -> dict[str, Any]:
+    """Reports without their Markdown, which says the same as the body."""
+    for report in answer["reports"]:
+        del report["markdown"]
+    return answer
+
+
 def _by_state(answer: dict[str, Any]) -> dict[str, Any]:
-    """A coverage answer with one row for each day and its hours by state, a tenth of the size."""
+    """A coverage answer with one row for each day and its hours by word and state, a tenth of the size."""
     days = []
     for feed in answer["feeds"]:
         for stream in feed["streams"]:
             for day in stream["days"]:
                 hours: dict[str, list[str]] = {}
+                words: dict[str, list[str]] = {}
                 for hour in day["hours"]:
                     hours.setdefault(hour["state"], []).append(hour["hour"])
+                    words.setdefault(hour["word"] or "not proved", []).append(hour["hour"])
                 sums = {name: sum(hour[name] or 0 for hour in day["hours"]) for name in ("records", "gaps", "lost")}
                 where = {"feed": feed["feed"], "stream": stream["stream"], "date": day["date"]}
-                days.append(where | {"hoursByState": hours} | sums)
+                days.append(where | {"hoursByWord": words, "hoursByState": hours} | sums)
     return {"from": answer["from"], "to": answer["to"], "days": days}
 
 
@@ -213,10 +264,51 @@ TOOLS = {
         Tool(
             "coverage",
             "What there is and what is missing",
-            "The hours of some days of a feed by their state: built, archived, stale, partial, missing, damaged, "
-            "future. Ask it before you call a day complete.",
+            "The hours of some days of a feed by their word (complete, degraded, empty, missing, not proved) and by "
+            "their state: built, archived, stale, partial, missing, damaged, future. Ask it before you call a day "
+            "complete: only an hour with that word is.",
             CoverageArguments,
             _coverage,
+        ),
+        Tool(
+            "proved_hours",
+            "Hours that are proved, and what is wrong with them",
+            "Hours that have a signed ledger, the newest first, each with its word, and for a degraded one the reasons "
+            "with their evidence. An hour that is not there is not proved.",
+            HoursArguments,
+            _spanned("/v1/proof/hours", "hours"),
+        ),
+        Tool(
+            "ledger",
+            "What stands behind an hour",
+            "The signed ledger of an hour: its word, reasons with evidence, sums (instruments asked for, acknowledged "
+            "and delivered, messages, checks), and its entry in the chain.",
+            LedgerArguments,
+            _ledger,
+        ),
+        Tool(
+            "order_book",
+            "Order book at a moment",
+            "The order book of an instrument at a past moment, best levels first, numbers as the venue wrote them. "
+            "Where it must not be trusted it is refused and the reason said; with `untrusted` it is given. `doubts` "
+            "say why it must not be trusted, or cannot be checked: pass them on.",
+            BookArguments,
+            _book,
+        ),
+        Tool(
+            "quality_scores",
+            "Quality of days",
+            "Scores of days, 0 to 100 with a letter, with their components, gaps and issues in `details`.",
+            DailyArguments,
+            _spanned("/v1/health/daily", "scores"),
+        ),
+        Tool(
+            "reports",
+            "Diagnosis and volume reports",
+            "Daily reports: what is wrong and what to do, or what was traded; each claim names the rows behind it, "
+            f"which `evidence` has. For keys that reach every feed. {STRANGERS}",
+            ReportsArguments,
+            _spanned("/v1/reports", "reports", _told_reports),
         ),
         Tool(
             "search_markets",

@@ -88,7 +88,7 @@ class BookLevel(msgspec.Struct):
 
 
 class BookDoubt(msgspec.Struct):
-    """Why a book must not be trusted."""
+    """Why a book must not be trusted, or (`no_check`) cannot be checked."""
 
     reason: str
     detail: str
@@ -103,7 +103,7 @@ class BookAnswer(msgspec.Struct, rename="camel", kw_only=True):
         sides: what the venue calls the two; Kalshi's second side are bids too, for NO.
         bids, asks: best first.
         changed_at: when the last message that changed it was received; `nats_seq` is that message.
-        doubts: why it must not be trusted; only with `untrusted=true`.
+        doubts: why it must not be trusted, only with `untrusted=true`; or why it cannot be checked.
     """
 
     feed: str

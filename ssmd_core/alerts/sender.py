@@ -195,8 +195,10 @@ class Alerter:
                 first = self._work.get_nowait()
         except queue.Empty:
             pass
+        calls = sum(isinstance(one, _Call) for one in batch)
+        # Whoever raises an alert waits for the guard, so nothing that takes time is done under it.
         with self._guard:
-            self._waiting -= sum(isinstance(one, _Call) for one in batch)
+            self._waiting -= calls
         return batch
 
     def _decide(self, batch: list[_Call | _Settled], last: bool) -> None:
@@ -205,6 +207,7 @@ class Alerter:
         messages: list[Message | None] = []
         with self._shared():
             self._load(now_s)
+            memory.turn_back(now_s)
             for one in batch:
                 if isinstance(one, _Settled):
                     self._in_flight -= 1
@@ -216,8 +219,9 @@ class Alerter:
             messages.extend(memory.due(now_s, last=last))
             # Saved before it is sent: after a crash in between it is sent again, five minutes later.
             self._save()
+        raised = memory.raised
         with self._guard:
-            self._raised = memory.raised
+            self._raised = raised
         for message in messages:
             if message is not None:
                 self._hand_out(message)

@@ -108,6 +108,7 @@ class Memory:
         self._changed = False
         self._loaded_s: float | None = None
         self._inherited: set[str] = set()
+        self._now_s = 0.0
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -307,8 +308,14 @@ class Memory:
             held = self._state.held
             held.asked_titles, held.asked_count, held.told_s = [], 0, now_s
 
+    def turn_back(self, now_s: float) -> None:
+        """Follow a clock that was set back: no moment of the past lies in the future."""
+        if now_s < self._now_s:
+            self._turn_back(now_s)
+        self._now_s = now_s
+
     def _turn_back(self, now_s: float) -> None:
-        """No moment of the past lies in the future: a clock that was wrong must not silence an alert for a year."""
+        """A clock that was wrong must not silence an alert for a year."""
         state = self._state
         state.sent_s = [moment for moment in state.sent_s if moment <= now_s]
         held = state.held

@@ -89,6 +89,11 @@ class Learned:
         self.excused: dict[str, int] = {}
         self.expected: list[Expected] = []
 
+    def turn_back(self, at_ns: int) -> None:
+        """No moment of the past lies in the future: a clock that was wrong once must not put off learning for years."""
+        self.since_ns = min(self.since_ns, at_ns)
+        self.excused = {path: min(told, at_ns) for path, told in self.excused.items()}
+
     def know_all(self) -> None:
         """Nothing that was seen so far is news."""
         for place in self.shape.places():

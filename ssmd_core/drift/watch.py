@@ -220,6 +220,7 @@ class Watch:
             if learned is None:
                 learned = self.baseline.add(name, at_ns)
                 findings += self._news(name, at_ns // NS_PER_US, evidence)
+            learned.turn_back(at_ns)
             watch = self._types[name] = _TypeWatch(name, learned, self._facts(name), self._rules)
         findings += watch.see(value, at_ns, evidence)
         return tuple(findings)

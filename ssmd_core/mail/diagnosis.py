@@ -14,7 +14,7 @@ from ssmd_core.mail.render import Mail, badge, page
 
 _MAX_FEEDS, _MAX_TRENDS, _MAX_RECOMMENDATIONS, _MAX_CITATIONS, _MAX_CITED = 10, 10, 8, 30, 8
 _MAX_SUMMARY_CHARS, _MAX_CITATION_CHARS, _MAX_URL_CHARS, _MAX_ID_CHARS = 600, 120, 300, 120
-_MAX_FINDING_CHARS = 240
+_MAX_FINDING_CHARS = 400
 _ARROWS = {"improving": "▲", "stable": "●", "degrading": "▼"}
 _COLOURS = {"GREEN": "#2e7d32", "YELLOW": "#f9a825", "RED": "#c62828"}
 
@@ -135,8 +135,10 @@ def _recommendations(diagnosis: DiagnosisMail, numbers: Mapping[str, int]) -> _B
     for number, one in enumerate(shown, 1):
         cited = _cited(one.citations, numbers)
         html = (
-            f'<table class="plain" role="presentation"><tr><td style="border:0;padding:0 8px .4rem 0">{number}.</td>'
-            f'<td style="border:0;padding:0 0 .4rem 0">{parts.html(one.text)}{cited}</td></tr></table>'
+            f'<table class="plain" role="presentation"><tr>'
+            f'<td style="border:0;padding:0 8px .4rem 0;vertical-align:top">{number}.</td>'
+            f'<td style="border:0;padding:0 0 .4rem 0;vertical-align:top">{parts.html(one.text)}{cited}</td>'
+            "</tr></table>"
         )
         blocks.append((html, f"{number}. {parts.cut(one.text)}{cited}"))
     return [*blocks, *_more(more)]

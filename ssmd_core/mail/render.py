@@ -14,11 +14,17 @@ from typing import Any
 
 from ssmd_core.text import shown
 
+_FONT = "font:15px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif"
+_INLINE = {
+    "<h1>": "font-size:20px;line-height:1.5;margin:0 0 8px",
+    "<h2>": "font-size:17px;margin:28px 0 8px",
+    "<p>": "margin:6px 0",
+    '<p class="quiet">': "margin:6px 0;font-size:13px;opacity:.75",
+}
 _STYLE = (
     ":root{color-scheme:light dark;supported-color-schemes:light dark}"
-    "body{font:15px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;margin:0;padding:16px}"
-    "h1{font-size:1.25rem;line-height:1.5;margin:0 0 .5rem}h2{font-size:1.05rem;margin:1.75rem 0 .5rem}"
-    "p,ul,ol{margin:.4rem 0}ul,ol{padding-left:1.4rem}li{margin:.25rem 0}"
+    "body{margin:0;padding:16px}"
+    "ul,ol{margin:.4rem 0;padding-left:1.4rem}li{margin:.25rem 0}"
     "table{border-collapse:collapse}"
     "th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8888}"
     ".plain td{border:0;padding:0}"
@@ -92,11 +98,18 @@ def page(subject: str, body: str, text: str, images: Sequence[Image] = (), *, wi
         f'<meta name="supported-color-schemes" content="light dark">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>"
-        f'<div style="max-width:{width_px}px;margin:0 auto;overflow-wrap:break-word">'
-        f"{body}</div></body></html>\n"
+        f'<div style="{_FONT};max-width:{width_px}px;margin:0 auto;overflow-wrap:break-word">'
+        f"{_inlined(body)}</div></body></html>\n"
     )
     # An e-mail header ends at each of the eleven ends of a line that Unicode knows.
     return Mail(title, html, text, tuple(images))
+
+
+def _inlined(body: str) -> str:
+    """What mail programs that drop the style sheet must have all the same; text is escaped, so only tags are met."""
+    for start, style in _INLINE.items():
+        body = body.replace(start, f'{start[:-1]} style="{style}">')
+    return body
 
 
 def badge(word: str, colour: str = "") -> str:

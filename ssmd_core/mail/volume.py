@@ -93,15 +93,20 @@ def _mail(volume: VolumeMail) -> Mail:
 
 def _feed(feed: FeedVolume) -> tuple[str, list[str]]:
     name, unit = parts.cut(feed.feed, parts.MAX_NAME_CHARS), parts.cut(feed.unit, 32)
-    amount, trades = parts.cut(parts.number(feed.volume), 40), parts.number(feed.trades)
+    amount = parts.cut(parts.number(feed.volume), 40)
+    trades = (
+        "trades not known" if feed.trades is None else f"{feed.trades:,} {'trade' if feed.trades == 1 else 'trades'}"
+    )
+    # A feed whose instruments have different units has no volume of its own.
+    volume_html = "" if feed.volume is None else f"<b>{escape(amount)}</b> {escape(unit)} · "
     top = [parts.cut(ticker, _MAX_TICKER_CHARS) for ticker in feed.top[:_MAX_TOP]]
     notable = parts.cut(feed.notable)
     html = (
         f'<div style="border-top:1px solid #8888;margin-top:1rem;padding-top:.6rem">'
         f'<b style="font-size:1.05rem">{escape(name)}</b>'
-        f"<p><b>{escape(amount)}</b> {escape(unit)} · {trades} trades</p>"
+        f"<p>{volume_html}{trades}</p>"
     )
-    lines = [f"{name}: {amount} {unit}, {trades} trades"]
+    lines = [f"{name}: {trades}" if feed.volume is None else f"{name}: {amount} {unit}, {trades}"]
     if top:
         html += f'<p class="quiet">Most: {", ".join(f"<code>{escape(ticker)}</code>" for ticker in top)}</p>'
         lines.append(f"  most: {', '.join(top)}")

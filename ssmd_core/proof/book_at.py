@@ -21,15 +21,13 @@ from ssmd_core.errors import ArchiveError, ConfigError, SsmdError
 from ssmd_core.feeds.base import Feed
 from ssmd_core.messages.lines import Line, parse_line
 from ssmd_core.proof.ledger import Ledger, proof_file, read_ledger, read_state
-from ssmd_core.proof.rules import Book, book_replay
+from ssmd_core.proof.rules import ALL_CHECKS, ALL_INSTRUMENTS, Book, book_replay, books_check
 from ssmd_core.settings import Settings
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_INSTRUMENT_CHARS = 256
 # Several connections share a stream: their receive times interleave by what the publisher holds back, 5 ms as a rule.
 _INTERLEAVED_US = 60_000_000
-# A rule speaks of all instruments so, where it cannot say which ones are concerned.
-_ALL = "*"
 _OLDEST_YEAR = 2000
 # Some 50 ms of work.
 _ASK_EVERY_LINES = 5_000
@@ -48,7 +46,7 @@ class BookStoppedError(SsmdError):
 
 
 class Doubt(NamedTuple):
-    """Why a book must not be trusted.
+    """Why a book must not be trusted, or cannot be checked.
 
     Attributes:
         reason: one of `rules.REASONS`; `not_proved` for an hour without a ledger of what lies there; `slots_missing`
@@ -62,6 +60,11 @@ class Doubt(NamedTuple):
     since: datetime | None = None
     until: datetime | None = None
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the book must not be trusted; that the venue gives nothing to check it by only informs."""
+        return self.reason != "no_check"
+
 
 @dataclass(frozen=True, slots=True)
 class BookAt:
@@ -70,7 +73,7 @@ class BookAt:
     Attributes:
         feed, stream, at: what was asked.
         book: the book.
-        doubts: why it must not be trusted; empty if it may be.
+        doubts: why it must not be trusted, or cannot be checked; empty if everything that was compared is right.
     """
 
     feed: str
@@ -138,8 +141,8 @@ def book_at(
         where = f"{feed.name}/{stream}: no book of {instrument} at {at.isoformat()}"
         raise NoBookError(f"{where}: {what}, and no snapshot of it came before")
     doubts = tuple(_doubts(settings, feed, stream, hour, book, at))
-    if doubts and not untrusted:
-        first = doubts[0]
+    first = next((doubt for doubt in doubts if doubt.refuses), None)
+    if first is not None and not untrusted:
         raise UntrustedBookError(
             f"{feed.name}/{stream}: the book of {instrument} at {at.isoformat()} must not be trusted ({first.reason}): "
             f"{first.detail}"
@@ -173,10 +176,12 @@ def _doubts(settings: Settings, feed: Feed, stream: str, hour: datetime, book: B
     ]
     if missing := [f"{slot:%H:%M}" for slot in due if f"{slot:%H%M}" not in slots]:
         yield Doubt("slots_missing", f"nothing is archived of the quarters from {', '.join(missing)}")
-    names = [book.instrument, _ALL]
+    names, checks = [book.instrument, ALL_INSTRUMENTS], (books_check(feed), ALL_CHECKS)
     table = _proved_table(settings, ledger, hour, "untrusted")
-    for row in table.filter(pc.is_in(table["instrument"], pa.array(names))).to_pylist():
-        if row["from"] <= at and (row["to"] is None or at < row["to"]) and row["check"] != "trade":
+    # What another connection lost says nothing of the book that this one has built.
+    concerned = pc.and_(pc.is_in(table["instrument"], pa.array(names)), pc.equal(table["epoch"], book.epoch))
+    for row in table.filter(concerned).to_pylist():
+        if row["from"] <= at and (row["to"] is None or at < row["to"]) and row["check"] in checks:
             yield Doubt(row["reason"], row["detail"], row["from"], row["to"])
     # Without control events nothing says when a connection was open; the ledger's word says so.
     if all(reason.code != "no_control_events" for reason in ledger.reasons):

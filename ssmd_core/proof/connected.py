@@ -9,13 +9,14 @@ from statistics import median_low
 from typing import Final
 
 from ssmd_core.proof.ordinals import UNSTAMPED
-from ssmd_core.proof.subscriptions import OWN, SILENCE_US, Story, Subscriptions
+from ssmd_core.proof.subscriptions import BREATH_US, OWN, SILENCE_US, Story, Subscriptions
 from ssmd_core.proof.word import Seen
 
 # A connection for instruments that have just come to be wanted opens within seconds; none can be faster than the wish.
 _OPENING_US: Final = 30_000_000
 # A tick that is late by so much is late, not missing.
 _LATE_TICK_US: Final = 5_000_000
+_DEAD_US: Final = 300_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,12 @@ def _due_from(first: Life, wanted: list[int], start_us: int) -> int:
 
 def _usual_silence_us(own: Story) -> int:
     """How long a connector's own epoch may have said nothing and still be alive."""
-    pauses = [after - before for before, after in pairwise(sorted(own.heard))]
-    return min(SILENCE_US, 2 * median_low(pauses) + _LATE_TICK_US) if pauses else SILENCE_US
+    return min(_DEAD_US, 2 * _usual_pause_us(own) + _LATE_TICK_US)
+
+
+def _usual_pause_us(own: Story) -> int:
+    pauses = [after - before for before, after in pairwise(sorted(own.heard)) if after - before > BREATH_US]
+    return median_low(pauses or [SILENCE_US])
 
 
 def _silences(found: dict[str, Life], start_us: int) -> list[Seen]:
@@ -139,8 +144,9 @@ def _silences(found: dict[str, Life], start_us: int) -> list[Seen]:
     for life in found.values():
         if life.story.connection == OWN:
             begin_us = life.from_us if life.story.opened else start_us
+            most_us = max(SILENCE_US, 4 * _usual_pause_us(life.story))
             for before, after in pairwise([begin_us, *sorted(life.story.heard)]):
-                if after - before > SILENCE_US:
+                if after - before > most_us:
                     seconds = (after - before) / 1e6
                     text = f"the connector {life.story.name} said nothing for {seconds:.1f} s"
                     seen.append(Seen(text, -(-(after - before) // 1_000_000), before, after))

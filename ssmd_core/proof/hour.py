@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from ssmd_core.archive.paths import DAY_FOLDER, SLOT_FILE, day_folder, hour_files
 from ssmd_core.clock import NS_PER_US, rfc3339_us
@@ -18,8 +19,12 @@ from ssmd_core.proof.derive import MakeRule, before_hour, derive_hour
 from ssmd_core.proof.keys import LedgerKey, own_key
 from ssmd_core.proof.ledger import Ledger, proof_file, proof_folder, read_ledger
 from ssmd_core.proof.prover import HOUR, Derived
+from ssmd_core.proof.word import SLOTS
 from ssmd_core.sealed_json import fsync_folder
 from ssmd_core.settings import Settings
+
+# The archiver seals a slot some seconds after it is over; one that was away has caught up by then.
+_SEALED_BY: Final = timedelta(minutes=30)
 
 
 def prove_hour(
@@ -119,6 +124,18 @@ def is_proved(settings: Settings, feed: Feed, stream: str, hour: datetime) -> bo
     if carried != (file_sha256(before) if proved_before else None):
         return False
     return all((settings.data / name).is_file() for name in ledger.outputs)
+
+
+def is_due(settings: Settings, feed: Feed, stream: str, hour: datetime) -> bool:
+    """Whether the hour can be proved: its four slots are sealed, or should have been for a while by now.
+
+    Until then it would be called degraded for slots that are still to come.
+    """
+    paths = hour_files(day_folder(settings.archive_root, feed.name, stream, f"{hour:%Y-%m-%d}"), hour)
+    if len({path.name[:4] for path in paths}) == SLOTS:
+        return True
+    late_us = int((hour + HOUR + _SEALED_BY).timestamp()) * 1_000_000
+    return settings.clock.now_ns() // NS_PER_US >= late_us
 
 
 def archived_hours(archive_root: Path, feed: str, stream: str) -> list[datetime]:

@@ -54,10 +54,31 @@ def own_key(data: Path, environment: Mapping[str, str] | None = None) -> LedgerK
     `{data}/keys/ledger.pem`, made once.
 
     Raises:
-        ConfigError: the key cannot be read. It is not repeated in the text.
+        ConfigError: the key cannot be read, or it is gone though ledgers have been signed: a new one made in silence
+            would turn every older line into one of somebody else. It is not repeated in the text.
     """
     found = _known_key(data, environment)
-    return found if found is not None else _made_key(_default_path(data))
+    if found is None and any(data.glob("proof/*/*/chain.jsonl")):
+        raise ConfigError(
+            f"{_default_path(data)} is not there, but ledgers have been signed: put it back or name the key in {KEY}; "
+            f"if it is lost, `ssmd ledger key --new` makes another one"
+        )
+    return found if found is not None else new_key(data)
+
+
+def new_key(data: Path) -> LedgerKey:
+    """A new key in `{data}/keys/ledger.pem`; the one that is there, if there is one."""
+    return _made_key(_default_path(data))
+
+
+def readable_by_others(data: Path) -> str:
+    """What to do about a key that not only its owner can read; "" if nothing."""
+    path = _default_path(data)
+    try:
+        mode = path.stat().st_mode & 0o777
+    except OSError:
+        return ""
+    return f"{path}: others can read the key (mode {mode:04o}): chmod 600, and make a new one" if mode & 0o077 else ""
 
 
 def trusted_keys(data: Path, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -4,24 +4,36 @@ Each feed's `ssmd_core/feeds/<venue>/integrity.py` provides three functions, fou
 
 * `hour_rule(state)`: checks an hour of the archive, from what the hour before handed on;
 * `live_check()`: the cheap part of it, message by message, while a connection is open (5 µs a frame at most);
-* `book_replay(instrument, state)`: the full-depth book of one instrument at any moment of an hour.
+* `book_replay(instrument, state)`: the full-depth book of one instrument at any moment of an hour;
+
+and `BOOKS`, its word for the check of order books.
+
+A state that a rule cannot read (of another version of it, or damaged) is none: the hour begins without one, and a line
+of the log says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ssmd_core.errors import ArchiveError
 from ssmd_core.feeds.base import Feed
 from ssmd_core.messages.lines import Line
 
 Numbers = npt.NDArray[np.int32]
+_T = TypeVar("_T")
+
+#: The instrument of an interval that speaks of all instruments of its check: which ones are concerned is not known.
+ALL_INSTRUMENTS: Final = "*"
+#: The check of an interval that speaks of a subscription whose channel is not known.
+ALL_CHECKS: Final = "*"
 
 _US = pa.timestamp("us", tz="UTC")
 
@@ -275,8 +287,8 @@ def hour_rule(feed: Feed, state: bytes | None) -> HourRule:
     Args:
         state: what the rule of the hour before left; None if that hour was not proved.
     """
-    rule: HourRule = _of(feed).hour_rule(state)
-    return rule
+    make: Callable[[bytes | None], HourRule] = _of(feed).hour_rule
+    return _with_state(feed, make, state)
 
 
 def live_check(feed: Feed) -> LiveCheck:
@@ -287,5 +299,28 @@ def live_check(feed: Feed) -> LiveCheck:
 
 def book_replay(feed: Feed, instrument: str, state: bytes | None) -> BookReplay:
     """A replay of the instrument's book, from the state that an hour's rule left."""
-    replay: BookReplay = _of(feed).book_replay(instrument, state)
-    return replay
+    make = _of(feed).book_replay
+
+    def made(state: bytes | None) -> BookReplay:
+        replay: BookReplay = make(instrument, state)
+        return replay
+
+    return _with_state(feed, made, state)
+
+
+def books_check(feed: Feed) -> str:
+    """The feed's word for the check of order books, as in `INTEGRITY_SCHEMA` and `UNTRUSTED_SCHEMA`."""
+    check: str = _of(feed).BOOKS
+    return check
+
+
+def _with_state(feed: Feed, make: Callable[[bytes | None], _T], state: bytes | None) -> _T:
+    if state is not None:
+        try:
+            return make(state)
+        except (ArchiveError, ValueError) as error:
+            # Imported here: with rich behind it, structlog costs 0.13 s of every cold build.
+            import structlog
+
+            structlog.get_logger().warning("proof.state_unreadable", feed=feed.name, reason=str(error))
+    return make(None)

@@ -16,8 +16,10 @@ from ssmd_core.proof.wanted import ALL, Wanted
 OWN: Final = "k0"
 # Ids come off the wire: nonsense must not fill the memory.
 MAX_INSTRUMENTS: Final = 200_000
-# The connector's own epoch speaks every five seconds; where its clock runs fast, as in a rehearsal, every fifteen.
+# The connector's own epoch speaks every five seconds, less often where its clock runs fast, as in a rehearsal.
 SILENCE_US: Final = 30_000_000
+#: A tick and a minute's event in one breath are one sign of life.
+BREATH_US: Final = 1_000_000
 _MOST_HEARD: Final = 100_000
 #: Causes of `wanted` events other than the connector's start and the hourly repetition.
 _NEWLY_WANTED: Final = ("change", "reconcile", "asked")
@@ -159,7 +161,8 @@ class Subscriptions:
         self.acknowledged: set[str] = set()
         self.refused: set[str] = set()
         self._acknowledges = limits.acknowledges
-        self._patience_us = int(limits.ack_timeout_s * 1_000_000)
+        self._ack_timeout_us = self._patience_us = int(limits.ack_timeout_s * 1_000_000)
+        self._pause_us = 0
         self._start_us = start_us
         self._instruments = 0
 
@@ -188,8 +191,8 @@ class Subscriptions:
         now_us = line.recv_us
         minute = self._minute_of(now_us)
         self._roll(story, minute)
-        if story.connection == OWN and len(story.heard) < _MOST_HEARD:
-            story.heard.append(now_us)
+        if story.connection == OWN:
+            self._hear(story, now_us)
         counts = story.minutes.setdefault(minute, Opening())
         channel = str(event.get("channel", ""))
         reason = str(event.get("reason", ""))[:300]
@@ -252,14 +255,23 @@ class Subscriptions:
                 if self._instruments >= MAX_INSTRUMENTS or len(self.asked) >= MAX_INSTRUMENTS:
                     continue
                 self._instruments += 1
-                # What the hour has not shown being asked for was asked for before it.
-                known_before = held or kind in ("acknowledged", "refused")
+                # What the hour has not shown being asked for was asked for before it; what holds then waits no more.
+                known_before = kind != "acknowledged" if held else kind in ("acknowledged", "refused")
                 state = of_channel[name] = _Asked(story.begins_us if known_before else line.recv_us)
                 story.counts.change(name, 1, 0, 0)
                 self.asked.add(name)
             elif held and kind == "subscribe":
                 continue
             self._settle(story, channel, name, state, kind, line)
+
+    def _hear(self, own: Story, now_us: int) -> None:
+        pause_us = now_us - own.heard[-1] if own.heard else 0
+        if pause_us > BREATH_US:
+            # Where the connector's clock runs so fast that it ticks every minute, 30 s are no time to answer in.
+            self._pause_us = min(pause_us, self._pause_us or pause_us)
+            self._patience_us = max(self._ack_timeout_us, 2 * self._pause_us)
+        if len(own.heard) < _MOST_HEARD:
+            own.heard.append(now_us)
 
     def _want(self, kind: str, cause: str, instruments: list[str], now_us: int) -> None:
         if kind == "unwanted":

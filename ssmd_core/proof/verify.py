@@ -1,4 +1,8 @@
-"""Check the chain of every stream, the ledgers it names, the files those name, and that the archive gives the same."""
+"""Check the chain of every stream, the ledgers it names, the files those name, and that the archive gives the same.
+
+A folder without `archive/` is a copy, as `ssmd sync data` makes them: hours and files that it lacks are told, and no
+problem; what is there must be what its ledger says.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,11 @@ from ssmd_core.proof import rules
 from ssmd_core.proof.chain import CHAIN, NOTHING_BEFORE, Entry, chain_path, parse_entry, read_lines
 from ssmd_core.proof.derive import MakeRule, before_hour, derive_hour
 from ssmd_core.proof.hour import archived_hours
-from ssmd_core.proof.keys import fingerprint, is_signed, trusted_keys
+from ssmd_core.proof.keys import TRUSTED, fingerprint, is_signed, readable_by_others, trusted_keys
 from ssmd_core.proof.ledger import FILES, Ledger, decode, hour_id, parse_hour_id, proof_file, read_ledger
 from ssmd_core.proof.prover import HOUR
+
+_TREES = ("proof", "datasets")
 
 
 @dataclass
@@ -66,7 +72,11 @@ def verify_proof(data: Path, environment: Mapping[str, str] | None = None) -> Pr
     """
     check = ProofCheck()
     trusted = trusted_keys(data, environment)
+    if exposed := readable_by_others(data):
+        check.notes.append(exposed)
     root = data / "proof"
+    if not (data / "archive").is_dir():
+        check.notes.append(f"{data}: a copy without its archive: that the archive gives these files was not checked")
     streams = {path.parent.relative_to(root).parts for path in root.glob(f"*/*/{CHAIN}")}
     streams |= {path.relative_to(root).parts[:2] for path in root.glob("*/*/*/ledger_*.json")}
     for names in sorted(streams):
@@ -75,28 +85,52 @@ def verify_proof(data: Path, environment: Mapping[str, str] | None = None) -> Pr
 
 
 class _Stream:
-    """One stream's chain and ledgers."""
+    """One stream's chain and ledgers.
+
+    Attributes:
+        copy: whether hours and files may be elsewhere.
+    """
 
     def __init__(self, data: Path, feed: str, stream: str, trusted: tuple[str, ...], check: ProofCheck) -> None:
         self._data, self._feed, self._stream = data, feed, stream
         self._trusted, self._check = trusted, check
         self._root = data / "proof"
         self._path = chain_path(self._root, feed, stream)
+        self.copy = not (data / "archive").is_dir()
+        self._entries_of: dict[str, list[Entry]] = {}
+        self._not_here: list[str] = []
+        self._strangers: dict[str, list[str]] = {}
 
     def verify(self) -> None:
         """Check it."""
         newest: dict[str, Entry] = {}
         for number, entry in self._entries():
             newest[entry.hour] = entry
+            self._entries_of.setdefault(entry.hour, []).append(entry)
             try:
                 parse_hour_id(entry.hour)
             except ValueError as error:
                 self._fail(f"{self._path}: line {number}: {error}")
                 del newest[entry.hour]
+        named: set[str] = set()
+        elsewhere = 0
         for hour, entry in sorted(newest.items()):
-            self._verify_hour(parse_hour_id(hour), entry)
+            if self.copy and not self._has_files(parse_hour_id(hour)):
+                elsewhere += 1
+            else:
+                named |= self._verify_hour(parse_hour_id(hour), entry)
+        if elsewhere:
+            self._check.notes.append(f"{self._path}: {elsewhere} of its {len(newest)} hours are not in this copy")
+        if self._not_here:
+            self._check.notes.append(
+                f"{self._path}: {len(self._not_here)} files that ledgers name are not in this copy, such as "
+                f"{self._not_here[0]}"
+            )
         self._find_unchained(newest)
-        self._find_unproved(newest)
+        if self.copy:
+            self._find_unnamed(newest, named)
+        else:
+            self._find_unproved(newest)
 
     def _fail(self, text: str) -> None:
         self._check.problems.append(text)
@@ -130,13 +164,19 @@ class _Stream:
                 trusted = (entry.key,)
                 self._check.notes.append(
                     f"{self._path}: no key was given to trust; its first line's, {_shown(entry.key)}, was found, not "
-                    f"trusted"
+                    f"trusted ({TRUSTED} names the keys that are)"
                 )
             self._verify_link(where, n, entry, before)
             self._verify_signature(where, line, entry, trusted)
             found.append((number, entry))
             # One line too many or too few is told once, not for all that follow.
             before, n = digest, entry.n + 1
+        for key, lines in self._strangers.items():
+            more = f" (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
+            self._fail(
+                f"{lines[0]}{more} is signed with {_shown(key)}, a key that is not trusted: if it is an older one of "
+                f"yours, name both in {TRUSTED}"
+            )
         return found
 
     def _verify_link(self, where: str, n: int, entry: Entry, before: str) -> None:
@@ -155,33 +195,43 @@ class _Stream:
         elif not is_signed(entry.key, entry.signature, entry.signed_bytes()):
             self._fail(f"{where}: {entry.hour}: its signature does not match its content")
         elif entry.key not in trusted:
-            self._fail(f"{where}: {entry.hour} is signed with {_shown(entry.key)}, a key that is not trusted")
+            self._strangers.setdefault(entry.key, []).append(f"{where}: {entry.hour}")
 
     # -- ledgers and files
 
-    def _verify_hour(self, hour: datetime, entry: Entry) -> None:
+    def _has_files(self, hour: datetime) -> bool:
+        """Whether anything of the hour is there."""
+        folders = [day_folder(self._data / tree, self._feed, self._stream, f"{hour:%Y-%m-%d}") for tree in _TREES]
+        return any(next(folder.glob(f"*_{hour:%H}00.*"), None) for folder in folders)
+
+    def _verify_hour(self, hour: datetime, entry: Entry) -> set[str]:
+        """Check an hour; the files that its ledger names."""
         path = proof_file(self._root, self._feed, self._stream, hour, "ledger")
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             self._fail(f"{path}: the chain names it, but it is not there")
-            return
+            return set()
         self._check.hours += 1
         digest = hashlib.sha256(content).hexdigest()
         if digest != entry.ledger:
-            self._fail(f"{path}: its hash is {digest}, the chain says {entry.ledger}")
-            return
+            older = any(one.ledger == digest for one in self._entries_of[entry.hour])
+            anew = f"; {entry.hour} was proved anew since: fetch it again" if older else ""
+            self._fail(f"{path}: its hash is {digest}, the chain says {entry.ledger}{anew}")
+            return set()
         try:
             ledger = decode(content, str(path))
         except ArchiveError as error:
             self._fail(str(error))
-            return
+            return set()
         stated = (ledger.feed, ledger.stream, ledger.hour, ledger.word)
         if stated != (self._feed, self._stream, entry.hour, entry.word):
             self._fail(f"{path}: is of {'/'.join(stated[:2])} {stated[2]}, {stated[3]!r}, not what the chain says")
         self._verify_outputs(path, ledger)
-        self._verify_sources(path, hour, ledger)
+        if not self.copy:
+            self._verify_sources(path, hour, ledger)
         self._verify_carried(path, hour, ledger)
+        return set(ledger.outputs)
 
     def _verify_outputs(self, path: Path, ledger: Ledger) -> None:
         for name, stated in sorted(ledger.outputs.items()):
@@ -192,6 +242,10 @@ class _Stream:
             try:
                 digest = file_sha256(self._data / name)
             except OSError:
+                self._check.files -= 1
+                if self.copy:
+                    self._not_here.append(name)
+                    continue
                 self._fail(f"{self._data / name}: the ledger of {ledger.hour} names it, but it is not there")
                 continue
             if digest != stated:
@@ -223,8 +277,9 @@ class _Stream:
         if carried is None:
             return
         earlier = proof_file(self._root, self._feed, self._stream, hour - HOUR, "ledger")
+        chained = self._entries_of.get(hour_id(hour - HOUR)) if self.copy else None
         try:
-            digest = file_sha256(earlier)
+            digest = chained[-1].ledger if chained else file_sha256(earlier)
         except OSError:
             self._fail(f"{earlier}: the ledger of {ledger.hour} begins with what it left, but it is not there")
             return
@@ -251,6 +306,21 @@ class _Stream:
                         f"{self._path}: no line of {hour}, but {folder / names[0]} and {len(names) - 1} other files of "
                         f"its proof are there: a line was removed, or the proof did not end"
                     )
+
+    def _find_unnamed(self, newest: Mapping[str, Entry], named: set[str]) -> None:
+        """Datasets of a copy that no ledger speaks of."""
+        unproved = []
+        for path in sorted((self._data / "datasets" / self._feed / self._stream).glob("*/*_[0-2][0-9]00.parquet")):
+            hour = f"{path.parent.name}T{path.stem[-4:-2]}"
+            if hour not in newest:
+                unproved.append(hour)
+            elif path.relative_to(self._data).as_posix() not in named:
+                self._fail(f"{path}: the ledger of {hour} does not name it: fetch the hour again, or remove it")
+        if unproved:
+            self._check.notes.append(
+                f"{self._path}: {len(unproved)} datasets are of hours that it does not name, such as {unproved[0]}: "
+                f"nothing vouches for them"
+            )
 
     def _find_unproved(self, newest: Mapping[str, Entry]) -> None:
         hours = [hour_id(hour) for hour in archived_hours(self._data / "archive", self._feed, self._stream)]
@@ -299,10 +369,11 @@ class Rederiver:
 
 
 def unproved_streams(data: Path) -> list[str]:
-    """Streams with an archive and without any proof."""
+    """Streams with an archive, or in a copy with datasets, and without any proof."""
     found = []
+    tree = "archive" if (data / "archive").is_dir() else "datasets"
     for name in sorted(feeds.FEEDS):
-        root = data / "archive" / name
+        root = data / tree / name
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
             if folder.is_dir() and not (data / "proof" / name / folder.name).is_dir():
                 found.append(f"{name}/{folder.name}")

@@ -133,7 +133,11 @@ def reasons_of(facts: Facts) -> list[Reason]:
         detail = "the archive holds no control events: nothing shows what was asked for and when a connection was open"
         found.append(Reason("no_control_events", detail))
     about = "times two connectors captured the stream at once"
-    short = [seen for seen in facts.connectors if (seen.to_us or 0) - (seen.from_us or 0) <= HANDOVER_US]
+    short = [
+        seen
+        for seen in facts.connectors
+        if seen.from_us is not None and seen.to_us is not None and seen.to_us - seen.from_us <= HANDOVER_US
+    ]
     if long := [seen for seen in facts.connectors if seen not in short]:
         found.append(_summed("two_connectors", long, about))
     if short:

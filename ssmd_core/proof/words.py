@@ -27,6 +27,12 @@ _MAX_LEDGERS = 50_000
 _Stat = tuple[int, int, int]
 
 
+class _Totals(msgspec.Struct):
+    """How many messages it stands on."""
+
+    messages: int
+
+
 class _Head(msgspec.Struct):
     """What of a ledger is kept."""
 
@@ -34,6 +40,7 @@ class _Head(msgspec.Struct):
     stream: str
     hour: str
     word: str
+    totals: _Totals
 
 
 class Words:
@@ -70,6 +77,9 @@ class Words:
             return None
         digest, head = self._ledger(proof_file(self._root, feed, stream, hour, "ledger"))
         if head is None or digest != entry.ledger or (head.feed, head.stream, head.hour) != (feed, stream, entry.hour):
+            return None
+        if head.totals.messages != covered.records:
+            # Datasets were built anew from a file that was sealed after the hour was proved.
             return None
         return head.word if head.word in _SPEAKS[covered.state] else None
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ssmd_core.feeds import FEEDS
 from ssmd_core.reports.answers import MAX_CLAIM_CHARS, Claim, FeedClaim
 from ssmd_core.reports.evidence import Evidence, Item, milder
-from ssmd_core.reports.texts import canonical, clean
+from ssmd_core.reports.texts import DOMAIN_ENDS, canonical, clean
 
 _Claim = TypeVar("_Claim", bound=Claim)
 # The rows hold no address that anybody needs to follow: one in an answer comes from a stranger's text, and a mail
@@ -18,9 +18,9 @@ _Claim = TypeVar("_Claim", bound=Claim)
 _LINK = re.compile(
     r"""(?ix) [a-z][a-z0-9+.-]*:\s*/\s*/ | \bwww\s*\. | \b(?:mailto|javascript): | [\w.+-]@[\w-]+\.[a-z]{2} | \]\s*\(
     | \b\d{1,3}(?:\.\d{1,3}){3}\b
-    | [\w-]\.[a-z]{2,24}/ | [\w-]\.(?:com|net|org|io|xyz|ru|cn|info|biz|top|app|dev|link|click|site|online|me|co|ai
-    |example|shop|store|live|news|gg|fun|bet|tv|cc|ws|uk|de|eu|us|ly|sh|vip|win|pro|money|finance|exchange|trade|page|website
-    |space|world|today|zip|mov)\b"""
+    | [\w-]\.[a-z]{2,24}/ | [\w-]\.(?:"""
+    + DOMAIN_ENDS
+    + r")\b"
 )
 _MARKUP = re.compile(r"<\s*[/!?a-zA-Z]")
 _DATE = re.compile(r"(?a:\b\d{4}-\d\d-\d\d(?!\d))")

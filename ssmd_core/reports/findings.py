@@ -276,11 +276,11 @@ def _unknown(rows: Rows) -> Iterable[str]:
             of_day.add(row["hour"].astimezone(UTC).hour)
     start = datetime(rows.day.year, rows.day.month, rows.day.day, tzinfo=UTC)
     over = [n for n in range(24) if start + timedelta(hours=n + 1) <= rows.now]
-    for (feed, stream), hours in sorted(proved.items()):
-        began = first[feed, stream]
+    for (feed, name), hours in sorted(proved.items()):
+        began = first[feed, name]
         if without := [n for n in over if n not in hours and start + timedelta(hours=n) >= began]:
             told = count_of(len(without), "hour is", "hours are")
-            yield f"{feed}/{stream}: {told} not proved yet, {hours_told(without)}"
+            yield f"{feed}/{name}: {told} not proved yet, {hours_told(without)}"
 
 
 # -- values

@@ -10,9 +10,10 @@ from ssmd_core.mail.diagnosis import Citation, DiagnosisMail, FeedDiagnosis, Rec
 from ssmd_core.mail.render import Mail
 from ssmd_core.mail.volume import FeedVolume, Highlight, VolumeMail, volume_mail
 from ssmd_core.reports.store import Report
+from ssmd_core.reports.texts import DOMAIN_ENDS
 from ssmd_core.reports.volume import name_of
 
-_LINK = re.compile(r":(?=//)|\bwww(?=\.)|(?<=\w)@(?=\w)", re.IGNORECASE)
+_LINK = re.compile(rf":(?=//)|\bwww(?=\.)|(?<=\w)@(?=\w)|(?<=\w)\.(?=(?:{DOMAIN_ENDS})\b)", re.IGNORECASE)
 
 
 def diagnosis_mail_of(report: Report) -> Mail:

@@ -108,16 +108,16 @@ def _found(evidence: Evidence, feed: str) -> list[_Finding]:
     found = [_of_hours(code, items) for code, items in _codes(_hours_of(evidence, feed))[:_MAX_CODES]]
     if drift:
         drift.sort(key=lambda item: str(item.facts["found_at"]))
-        told = (
-            f"{count_of(len(drift), 'change')} of the message format, first seen at {drift[0].facts['found_at'][11:16]}"
-        )
+        told = f"{_at_least(evidence, 'drift')}{count_of(len(drift), 'change')} of the message format"
+        if not evidence.left_out.get("drift"):
+            told += f", first seen at {drift[0].facts['found_at'][11:16]}"
         details = [_changed(item) for item in drift[:_MAX_CHANGES]]
         if len(drift) > _MAX_CHANGES:
             details.append(f"and {len(drift) - _MAX_CHANGES} more")
         found = [one for one in found if one.advice != ADVICE["drift"]]
         found.append(_Finding(told, "; ".join(details), ADVICE["drift"], drift))
     if trades:
-        found.append(_of_trades(trades))
+        found.append(_of_trades(trades, _at_least(evidence, "reconciliation")))
     score = _score_of(evidence, feed)
     if not found and score and evidence.statuses[feed] != "GREEN":
         found.append(_of_score(score))
@@ -140,23 +140,28 @@ def _of_hours(code: str, items: Sequence[Item]) -> _Finding:
     return _Finding(f"{advice.issue} in {count_of(len(items), 'hour')} ({when})", detail, advice, items)
 
 
+def _at_least(evidence: Evidence, kind: str) -> str:
+    """Before a number of rows, of which some did not fit."""
+    return "at least " if evidence.left_out.get(kind) else ""
+
+
 def _changed(item: Item) -> str:
     facts = item.facts
     return str(facts["detail"] or f"{facts['kind']} of {facts['message_type']} {facts['path']}")
 
 
-def _of_trades(items: Sequence[Item]) -> _Finding:
+def _of_trades(items: Sequence[Item], at_least: str) -> _Finding:
     """What the comparison with the venue's trades says: lost ones first, for these can be fetched."""
-    missing, differing, extra, told, kept = (
+    missing, differing, extra, venue, kept = (
         sum(item.facts[name] for item in items)
         for name in ("missing", "differing", "extra", "venue_trades", "backfilled")
     )
-    parts = [f"{missing:,} of {count_of(told, 'trade')} of the venue's are not in the archive"] if missing else []
-    parts += [f"{differing:,} have other numbers there"] if differing and missing else []
-    parts += [f"{differing:,} of {count_of(told, 'trade')} have other numbers than the venue's"] * (
-        not parts and differing > 0
-    )
-    parts += [f"{count_of(extra, 'archived trade')} are not among the venue's"] if extra else []
+    of = f"of {count_of(venue, 'trade')} of the venue's"
+    parts = [f"{at_least}{missing:,} {of} are not in the archive"] if missing else []
+    if differing:
+        parts.append(f"{differing:,} differ" if missing else f"{at_least}{differing:,} {of} differ in the archive")
+    if extra:
+        parts.append(f"{count_of(extra, 'archived trade')} not among the venue's")
     named = [f"{item.facts['instrument']} {item.facts['from'][11:16]} to {item.facts['to'][11:16]}" for item in items]
     where = ", ".join(named[:_MAX_INSTRUMENTS])
     if len(named) > _MAX_INSTRUMENTS:

@@ -12,6 +12,11 @@ from ssmd_core.logs import redact
 
 #: Cut off behind: a reason's detail is a sentence with some numbers.
 MAX_TEXT_CHARS = 200
+#: Of a name without a scheme, of which mail programs make a link; no member of a venue's messages ends in one.
+DOMAIN_ENDS = (
+    "com|net|org|io|xyz|ru|cn|info|biz|top|app|dev|link|click|site|online|me|co|ai|example|shop|store|live|news|gg|fun|bet"
+    "|tv|cc|ws|uk|de|eu|us|ly|sh|vip|win|pro|money|finance|exchange|trade|page|website|space|world|today|zip|mov"
+)
 _MAX_SPANS = 4
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 _SPACES = re.compile(r"\s+")

@@ -132,6 +132,7 @@ class Connection:
             check=setting.make_check(setting.feed),
             times=setting.times,
             queue=self._queue,
+            idle=self._commands.empty,
             now_s=self._loop.time,
         )
         self.on_message = self._receive_path()
@@ -267,19 +268,22 @@ class Connection:
                 count.messages += 1
                 count.bytes += len(payload)
                 publish(target.subject, payload, Stamp(epoch, next_ordinal(), recv_ns))
-                # Everything below must not delay or lose what has been published above.
-                if target.fresh:
-                    touch(target)
-                if recv_ns >= count.due_ns:
-                    look(target, kind, payload, recv_ns)
-                if target.control:
-                    on_control(kind, payload)
-                trouble = check(kind, payload)
-                if trouble is not None:
-                    watch.trouble(trouble)
-                findings = seen(kind, payload, recv_ns)
-                if findings:
-                    watch.drift(findings)
+                # Everything below must not delay or lose what has been published above, nor what comes after it.
+                try:
+                    if target.fresh:
+                        touch(target)
+                    if recv_ns >= count.due_ns:
+                        look(target, kind, payload, recv_ns)
+                    if target.control:
+                        on_control(kind, payload)
+                    trouble = check(kind, payload)
+                    if trouble is not None:
+                        watch.trouble(trouble)
+                    findings = seen(kind, payload, recv_ns)
+                    if findings:
+                        watch.drift(findings)
+                except Exception as error:
+                    watch.failed(error)
 
         return receive
 
@@ -421,6 +425,8 @@ class Connection:
         if self._dogs.paused:
             return False
         reason = self._dogs.dead(now_s) or self._watch.supervise(moved, bool(self._dogs.watched), now_s)
+        if not reason and (reason := self._dogs.starved(now_s)):
+            self._watch.silence.given_up(now_s)
         if reason:
             self._give_up(reason)
             return True
@@ -432,6 +438,7 @@ class Connection:
     def _resubscribe(self, channel: str, reason: str) -> bool:
         """Ask for a channel again; False if that was done before and brought no data, so the connection is dropped."""
         if channel in self._resubscribed:
+            self._stats.rhythm.channel_given_up(channel)
             self._give_up(f"{reason}, again after resubscribing")
             return False
         self._resubscribed.add(channel)

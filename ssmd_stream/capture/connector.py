@@ -234,13 +234,18 @@ class Connector:
         last_s, last_ns = loop.time(), clock.now_ns()
         hour = last_ns // NS_PER_HOUR
         saved_s = last_s
+        saving: asyncio.Future[None] | None = None
         while True:
             await asyncio.sleep(look_s)
             self._own.turn(clock.now_ns())
             self._watch_nats()
+            self._alarms.expire()
             if loop.time() - saved_s >= _SAVE_S:
                 saved_s = loop.time()
-                self.sentinel.save()
+                content = self.sentinel.content()
+                # A disk that is slow, or hangs, must not hold up what comes off the sockets.
+                if saving is None or saving.done():
+                    saving = loop.run_in_executor(None, self.sentinel.write, content)
             if clock.now_ns() // NS_PER_HOUR != hour:
                 hour = clock.now_ns() // NS_PER_HOUR
                 self._note_coverage()

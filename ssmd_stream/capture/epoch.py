@@ -57,9 +57,12 @@ class Epoch:
         self._clock = clock
         self._publish = publish
         self._begun = False
+        self._over = False
 
     def control(self, event: Event, **fields: Any) -> None:
-        """Publish one of ssmd's own events."""
+        """Publish one of ssmd's own events; none follows the last one."""
+        if self._over:
+            return
         now_ns = self._clock.now_ns()
         self.turn(now_ns)
         self._begun = True
@@ -71,7 +74,7 @@ class Epoch:
 
     def turn(self, now_ns: int) -> None:
         """Tell the minute if it is over at `now_ns`; nothing before the epoch's first event."""
-        if self._begun and self.minutes.over(now_ns):
+        if self._begun and not self._over and self.minutes.over(now_ns):
             self._tell_minute(now_ns)
 
     def _tell_minute(self, now_ns: int) -> None:
@@ -85,6 +88,7 @@ class Epoch:
         now_ns = self._clock.now_ns()
         self.turn(now_ns)
         self._tell_minute(now_ns)
+        self._over = True
         ordinal = self.next_ordinal()
         payload = control_event("closed", self.connection, messages=ordinal + 1, **fields)
         self._publish(self._subject, payload, Stamp(self.name, ordinal, now_ns))

@@ -131,6 +131,11 @@ class Shard:
         if self._connection is not None:
             self._connection.end(NORMAL, reason)
 
+    def retire(self, reason: str) -> None:
+        """Stop for good: nothing is wrong with a shard that is no longer needed."""
+        self.stop(reason)
+        self._setting.alarms.gone(self.name)
+
     def pause(self, paused: bool) -> None:
         """Stop reading, or read again."""
         self._paused = paused

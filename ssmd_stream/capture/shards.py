@@ -118,6 +118,6 @@ class Shards:
         for shard in self.all[:]:
             shard.retry_refused()
             if not shard.instruments and shard is not self.all[0]:
-                shard.stop("no instruments left")
+                shard.retire("no instruments left")
                 self.all.remove(shard)
         return len(surplus) + len(missing)

@@ -45,8 +45,24 @@ class Rhythm:
         self._buckets: deque[_Bucket] = deque()
         self._pauses = 0
         self._first_s: float | None = None
-        #: Connections given up as mute since data last came by itself for a minute; doubles the patience each time.
+        #: Connections given up as mute since data last came by itself for a while; doubles the patience each time.
         self.rounds = 0
+        #: The same of single channels that stayed silent while others gave data.
+        self.channel_rounds: dict[str, int] = {}
+
+    @property
+    def patience(self) -> float:
+        """By how much longer than usual a silence may last: a venue that is closed for two hours, or a market that has
+        ended, is not to be connected to anew every minute."""
+        return 2.0**self.rounds
+
+    def channel_patience(self, channel: str) -> float:
+        """The same of a channel."""
+        return 2.0 ** self.channel_rounds.get(channel, 0)
+
+    def channel_given_up(self, channel: str) -> None:
+        """A connection was given up because this channel stayed silent."""
+        self.channel_rounds[channel] = min(self.channel_rounds.get(channel, 0) + 1, _MAX_ROUNDS)
 
     def note(self, pause_s: float, now_s: float) -> None:
         """Data came after a pause."""
@@ -83,13 +99,13 @@ class Silence:
         #: When data last came, and when it last came without having been asked for.
         self.last_s = now_s
         self.unasked_s = now_s
-        self._flowing_s = now_s
+        self._flowing_s = self._begun_s = now_s
         self._counts = False
 
     def restart(self, now_s: float) -> None:
         """Data is not due (nothing is subscribed, reading is paused): the silence begins anew."""
         self._asked_s = None
-        self.last_s = self.unasked_s = self._flowing_s = now_s
+        self.last_s = self.unasked_s = self._flowing_s = self._begun_s = now_s
         self._counts = False
 
     def data(self, now_s: float) -> None:
@@ -100,7 +116,7 @@ class Silence:
                 self._rhythm.note(now_s - self.unasked_s, now_s)
             if now_s - self.unasked_s > SHORTEST_S:
                 self._flowing_s = now_s
-            if now_s - self._flowing_s > 2 * STUCK_S:
+            if now_s - self._flowing_s > 2 * STUCK_S or now_s - self._begun_s > WINDOW_S:
                 self._rhythm.rounds = 0
             self.unasked_s = now_s
             self._counts = True
@@ -111,20 +127,22 @@ class Silence:
         """What to do about the silence, and why."""
         silent_s = now_s - self.last_s
         why = f"no market data for {silent_s:.0f} s"
-        if self._asked_s is not None:
-            waits = now_s - self._asked_s <= ANSWER_S
-            return ("fine", "") if waits else ("mute", f"{why}, and none when asked for it")
         longest_s = self._rhythm.longest_s(now_s)
         dense = longest_s is not None and longest_s <= DENSE_S
-        patience = 2.0**self._rhythm.rounds
+        patience = self._rhythm.patience
+        usual_s = LONGEST_S if longest_s is None else min(max(SHORTEST_S, UNUSUAL * longest_s), LONGEST_S)
+        if self._asked_s is not None:
+            unanswered_s = now_s - self._asked_s
+            if unanswered_s > ANSWER_S and silent_s > usual_s * patience:
+                return "mute", f"{why}, and none when asked for it"
+            return ("ask", why) if unanswered_s > LONGEST_S else ("fine", "")
         if not self._asks:
             limit_s = max(SHORTEST_UNASKED_S, UNUSUAL_UNASKED * (longest_s or 0.0)) * patience
             mute = dense and silent_s > limit_s
             return ("mute", f"{why}, where no pause was longer than {longest_s:.1f} s") if mute else ("fine", "")
         if dense and now_s - self.unasked_s > STUCK_S * patience:
             return "mute", f"only what was asked for in {now_s - self.unasked_s:.0f} s"
-        usual_s = LONGEST_S if longest_s is None else max(SHORTEST_S, UNUSUAL * longest_s)
-        # A question costs little, so patience, which saves connections, does not grow beyond the longest wait.
+        # A question costs little, so only the giving up is put off beyond the longest wait.
         return ("ask", why) if silent_s > min(usual_s * patience, LONGEST_S) else ("fine", "")
 
     def asked(self, now_s: float) -> None:

@@ -35,8 +35,9 @@ DRIFT_QUIET_S = 3600.0
 MAX_OPENING_REQUESTS = 5
 # A venue that breaks in every message must not fill the archive with it: so many events of a reason in a minute.
 MAX_EVENTS = 60
-# Instruments of the latest messages, of which one is asked for when a connection is suspiciously silent.
+# Instruments of the latest messages, which are asked for when a connection is suspiciously silent.
 _RECENT = 3
+_MAX_FAILURES_TOLD = 20
 
 
 class Sentinel(Protocol):
@@ -62,6 +63,7 @@ class Watch:
         check: the venue's live check; None: there is none.
         times: readers of the venue's time, by message type.
         queue: sends commands.
+        idle: whether none waits to be sent.
         now_s: monotonic time.
     """
 
@@ -75,6 +77,7 @@ class Watch:
         check: LiveCheck | None,
         times: Mapping[str, VenueTime],
         queue: Callable[[Iterable[Command]], None],
+        idle: Callable[[], bool],
         now_s: Callable[[], float],
     ) -> None:
         self._session = session
@@ -84,12 +87,15 @@ class Watch:
         self._check = check
         self._times = times
         self._queue = queue
+        self._idle = idle
         self._now_s = now_s
         self._where = epoch.connection
         self._openings = Openings(session.openings)
         self._renewals = Renewals()
         self._unopened: dict[tuple[str, str], int] = {}
-        self._over_s: dict[tuple[str, str], float] = {}
+        self._recent: list[str] = []
+        self._looked_ns = 0
+        self._failures: set[str] = set()
         self._counted = LiveCounts()
         self._told: dict[str, _Told] = {}
         self.silence = Silence(stats.rhythm, asks=bool(session.asks), now_s=now_s())
@@ -133,6 +139,14 @@ class Watch:
         for finding in findings:
             self.trouble(Trouble("", (), "drift", finding.detail))
 
+    def failed(self, error: Exception) -> None:
+        """Something that looks at messages broke over one; a failure of one kind is told once."""
+        what = f"{type(error).__name__}: {error}"[:200]
+        if what not in self._failures and len(self._failures) < _MAX_FAILURES_TOLD:
+            self._failures.add(what)
+            self._log.error("a message could not be looked at", error=repr(error), exc_info=error)
+            self._epoch.control("error", reason=f"a message could not be looked at: {what}")
+
     def _fail(self, what: str, error: Exception) -> None:
         self._log.error(f"{what} failed, this connection goes on without it", error=repr(error), exc_info=error)
         self._epoch.control("error", reason=f"{what} failed: {type(error).__name__}: {error}"[:500])
@@ -146,11 +160,11 @@ class Watch:
         self._tell(trouble, now_s)
         if trouble.channel in self._session.subscriptions:
             self._renewals.ask(trouble.channel, trouble.instruments or (ALL,), now_s)
-            self._renew(now_s)
 
     def _tell(self, trouble: Trouble, now_s: float) -> None:
-        where = f"{self._where} {trouble.detail[:80]}" if trouble.reason == "drift" else self._where
-        self._over_s[trouble.reason, where] = now_s + (DRIFT_QUIET_S if trouble.reason == "drift" else QUIET_S)
+        # All connections share the sentinel: which of them showed it a change says nothing.
+        drift = trouble.reason == "drift"
+        where, for_s = (trouble.detail[:80], DRIFT_QUIET_S) if drift else (self._where, QUIET_S)
         told = self._told.setdefault(trouble.reason, _Told())
         if now_s - told.since_s >= QUIET_S:
             told.since_s, told.events = now_s, 0
@@ -167,9 +181,16 @@ class Watch:
         text = trouble.detail
         if names:
             text += f" ({len(trouble.instruments)} instruments, {names[0]} first)"
-        self._alarms.raise_(trouble.reason, where, text)
+        if trouble.reason == "no_snapshot":
+            # Only their opening, not time, ends that.
+            self._alarms.raise_("undelivered", where, text)
+        else:
+            self._alarms.raise_(trouble.reason, where, text, for_s=for_s)
 
     def _renew(self, now_s: float) -> None:
+        # 500 books that break at once are asked for in a few commands, not in 500 that take minutes to go out.
+        if not self._idle():
+            return
         for (channel, times), names in self._renewals.take(now_s).items():
             self._stats.resubscribes += 1
             instruments = () if ALL in names else tuple(names)
@@ -207,11 +228,13 @@ class Watch:
         self._renewals.forget(instruments)
         for channel in self._session.channels:
             self._openings.forget(channel, instruments)
-            for name in instruments:
-                self._unopened.pop((channel, name), None)
+            self._no_longer_unopened(channel, instruments)
 
     def _opened(self, channel: str, instruments: Sequence[str]) -> None:
         self._openings.forget(channel, instruments)
+        self._no_longer_unopened(channel, instruments)
+
+    def _no_longer_unopened(self, channel: str, instruments: Sequence[str]) -> None:
         if self._unopened:
             for name in instruments:
                 self._unopened.pop((channel, name), None)
@@ -230,7 +253,6 @@ class Watch:
             detail = f"{channel}: {len(fresh)} of {asked} instruments without an opening message in {PATIENCE_S:g} s"
             self._stats.troubles["no_snapshot"] += 1
             self._tell(Trouble(channel, fresh, "no_snapshot", detail), now_s)
-            self._alarms.raise_("undelivered", self._where, f"{detail}, {fresh[0]} first")
         self._renewals.ask(channel, again, now_s)
 
     # -- looks
@@ -249,9 +271,6 @@ class Watch:
             self._late(channel, late, now_s)
         self._renew(now_s)
         self._count()
-        for key in [key for key, over_s in self._over_s.items() if over_s <= now_s]:
-            del self._over_s[key]
-            self._alarms.clear(*key)
         return self._listen(set(moved), due, now_s)
 
     def paused(self, for_s: float, now_s: float) -> None:
@@ -264,13 +283,14 @@ class Watch:
             self.silence.restart(now_s)
             return ""
         if moved:
+            touched = self._epoch.minutes.touched[-_RECENT:]
+            self._recent = [target.id for target in touched if target.id] or self._recent
             self.silence.data(now_s)
             self._alarms.clear("mute", self._where)
             return ""
         verdict, why = self.silence.look(now_s)
-        if verdict == "ask":
-            recent = [target.id for target in self._epoch.minutes.touched[-_RECENT:] if target.id]
-            commands = self._session.ask(recent)
+        if verdict == "ask" and self._idle():
+            commands = self._session.ask(self._recent)
             if commands:
                 self._log.info("asking for data", reason=why)
                 self._queue(commands)
@@ -294,12 +314,16 @@ class Watch:
     def ended(self) -> None:
         """The connection is gone; what it would have cleared later is over."""
         self._count()
-        for key in self._over_s:
-            if key[0] != "drift":
-                self._alarms.clear(*key)
+        # The next connection finds out anew; what opens there, or is not asked for, is over.
+        self._alarms.lapse("undelivered", self._where, QUIET_S)
 
     def minute(self, recv_ns: int) -> None:
         """Tell the minute that is over."""
         self._epoch.turn(recv_ns)
-        if not self._session.refused:
+        if recv_ns < self._looked_ns:
+            # The clock was set back: what is due after a moment of it is due now.
+            for count in self._stats.by_type.values():
+                count.due_ns = count.sample_ns = 0
+        self._looked_ns = recv_ns
+        if not self._session.refused and not self._session.outstanding:
             self._alarms.clear("refused", self._where)

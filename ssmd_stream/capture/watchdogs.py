@@ -73,6 +73,7 @@ class Watchdogs:
             messages = sum(count.messages for count in counts)
             if messages != self._seen_data[channel]:
                 if self._seen_data[channel] >= 0:
+                    stats.rhythm.channel_rounds.pop(channel, None)
                     stats.last_data_s, stats.last_data_ts = now_s, wall_s
                     moved.append(channel)
                 self._seen_data[channel] = messages
@@ -94,17 +95,22 @@ class Watchdogs:
         liveness = self._liveness
         if now_s - self._stats.last_frame_s > liveness.pong_timeout_s:
             return f"no frame and no pong for {liveness.pong_timeout_s:g} s"
-        watched = self.watched
-        if watched and now_s - max(self._moved_s[c] for c in watched) > liveness.data_timeout_s:
-            return f"no market data for {liveness.data_timeout_s:g} s"
+        return ""
+
+    def starved(self, now_s: float) -> str:
+        """Why the connection must be given up although it lives; "" if there is market data, or none is due."""
+        timeout_s = self._liveness.data_timeout_s * self._stats.rhythm.patience
+        watched = [] if self.paused else self.watched
+        if watched and now_s - max(self._moved_s[c] for c in watched) > timeout_s:
+            return f"no market data for {timeout_s:g} s"
         return ""
 
     def silent_channels(self, now_s: float) -> list[tuple[str, float]]:
         """Channels without data for longer than their limit, in s; their time begins anew."""
         silent = []
         for channel in [] if self.paused else self.watched:
-            timeout_s = self._group_timeouts_s[channel]
-            if timeout_s is not None and now_s - self._moved_s[channel] > timeout_s:
+            timeout_s = (self._group_timeouts_s[channel] or 0.0) * self._stats.rhythm.channel_patience(channel)
+            if now_s - self._moved_s[channel] > timeout_s:
                 self._moved_s[channel] = now_s
                 silent.append((channel, timeout_s))
         return silent

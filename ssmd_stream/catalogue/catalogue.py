@@ -12,7 +12,6 @@ from ssmd_core.archive.paths import SLOT_US, Slot, day_folder, hour_files, hour_
 from ssmd_core.clock import rfc3339_us
 from ssmd_core.feeds.base import Feed
 from ssmd_core.settings import Settings
-from ssmd_stream.capture.sessions import SESSIONS
 from ssmd_stream.capture.universe_venues import UNIVERSES
 from ssmd_stream.catalogue.intervals import Interval, Intervals, intersection, length_s, minutes, union, without
 from ssmd_stream.catalogue.ledger import OTHER, Ledger
@@ -160,7 +159,7 @@ async def make_catalogue(settings: Settings, feed: Feed, stream: str, hour: date
     channels = ledger.channels
     wanted = ledger.wanted
     names = sorted({*ledger.instruments(), *opened})
-    answers = SESSIONS[feed.name].acknowledges
+    answers = feed.limits.acknowledges
     return Catalogue(
         feed=feed.name,
         stream=stream,

@@ -20,10 +20,9 @@ from ssmd_core.clock import NS_PER_S, NS_PER_US, rfc3339_us
 from ssmd_core.drift.baseline import BODIES, Baseline
 from ssmd_core.drift.facts import TypeFacts
 from ssmd_core.drift.findings import Finding
-from ssmd_core.drift.kinds import decoded
 from ssmd_core.drift.shapes import Shapes
 from ssmd_core.drift.watch import Watch
-from ssmd_stream.drift.live import baseline_path, load_baseline, save_baseline
+from ssmd_stream.drift.live import baseline_bytes, baseline_path, load_baseline, write_baseline
 
 log = structlog.get_logger()
 
@@ -84,7 +83,7 @@ class Bodies:
     def save(self) -> None:
         """Keep the baseline; a failure is logged."""
         if self._path is not None:
-            save_baseline(self._path, self._watch.baseline)
+            write_baseline(self._path, baseline_bytes(self._watch.baseline))
 
 
 _open: dict[str, Bodies] = {}
@@ -120,13 +119,6 @@ def observe_document(feed: str, path: str, params: Params | None, document: Any,
     bodies = _open.get(feed)
     if bodies is not None:
         bodies.look(endpoint_of(path, params), document, at_ns)
-
-
-def observe_body(feed: str, endpoint: str, body: bytes, at_ns: int) -> None:
-    """Look at a body as it came; see `observe_document`, which spares the second decoding."""
-    bodies = _open.get(feed)
-    if bodies is not None:
-        bodies.look(endpoint_of(endpoint, None), decoded(body), at_ns)
 
 
 def endpoint_of(path: str, params: Params | None) -> str:

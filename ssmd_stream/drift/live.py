@@ -7,6 +7,7 @@ mean; a type that comes once a second is looked at whole. What is normal is kept
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import orjson
@@ -88,10 +89,18 @@ class Sentinel:
             return self._windows.setdefault(_REST, _Window())
         return self._windows.setdefault(kind, _Window())
 
-    def save(self) -> None:
-        """Keep the baseline; a failure is logged and costs a learning time after the next start."""
+    def content(self) -> bytes:
+        """The baseline as it is kept; some ms, and not for several threads."""
+        return baseline_bytes(self._watch.baseline)
+
+    def write(self, content: bytes) -> None:
+        """Keep a `content`; from any thread. A failure is logged and costs a learning time after the next start."""
         if self._path is not None:
-            save_baseline(self._path, self._watch.baseline)
+            write_baseline(self._path, content)
+
+    def save(self) -> None:
+        """Keep the baseline now."""
+        self.write(self.content())
 
 
 def baseline_path(folder: Path, feed_name: str, stream: str) -> Path:
@@ -106,16 +115,26 @@ def load_baseline(path: Path) -> Baseline:
         return Baseline.from_json(path.read_bytes())
     except FileNotFoundError:
         return Baseline()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         log.warning("baseline of shapes unreadable, learning anew", path=str(path), error=repr(error))
         return Baseline()
 
 
-def save_baseline(path: Path, baseline: Baseline) -> None:
-    """Keep a baseline, durably and whole; a failure is logged."""
+def baseline_bytes(baseline: Baseline) -> bytes:
+    """A baseline as it is kept."""
+    return orjson.dumps(baseline.document(), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def write_baseline(path: Path, content: bytes) -> None:
+    """Keep a baseline, durably and whole; a failure is logged. While another process of the stream is at it, that one's
+    is kept: it has learned the same."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, orjson.dumps(baseline.document(), option=orjson.OPT_APPEND_NEWLINE))
+        with path.with_name(path.name + ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            write_durably(path, content)
+    except BlockingIOError:
+        log.info("baseline of shapes is being saved by another process", path=str(path))
     except OSError as error:
         log.warning("baseline of shapes not saved", path=str(path), error=str(error))
 

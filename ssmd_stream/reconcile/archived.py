@@ -19,7 +19,7 @@ from ssmd_core.archive.paths import day_folder
 from ssmd_core.datasets.manifest import load_parquet_manifest
 from ssmd_core.errors import DatasetError
 from ssmd_core.feeds.base import Feed
-from ssmd_stream.reconcile.trades import US_PER_MS, Trade
+from ssmd_stream.reconcile.trades import NO_NUMBER, US_PER_MS, Trade
 
 _HOUR = timedelta(hours=1)
 
@@ -166,8 +166,12 @@ class ArchivedTrades:
 
 
 def _exact(value: Any) -> Decimal:
-    """The number; of a float64 the shortest decimal that gives the same one."""
-    return value if isinstance(value, Decimal) else Decimal(repr(value))
+    """The number; of a float64 the shortest decimal that gives the same one; `NO_NUMBER` where there is none.
+
+    After a venue has renamed a member, a column is null until the registry knows the new name.
+    """
+    number = value if isinstance(value, Decimal) else NO_NUMBER if value is None else Decimal(repr(value))
+    return number if number.is_finite() else NO_NUMBER
 
 
 def newest_hour(dataset_root: Path, feed: Feed, stream: str) -> datetime | None:

@@ -102,6 +102,9 @@ class InstrumentReconciler:
             found = self.unavailable(instrument, str(error))
             found.no_answer = not isinstance(error, RestFatalError)
             return found
+        if 0 < len(comparison.extra) <= answer.unreadable:
+            answer.notes.append(f"{len(comparison.extra)} archived trades may be the venue's that cannot be read")
+            comparison = replace(comparison, extra=())
         whole = (from_us, to_us) == (self._start_us, self._end_us)
         if not whole:
             answer.notes.insert(0, f"compared from {rfc3339_us(from_us)} to {rfc3339_us(to_us)}")
@@ -129,7 +132,11 @@ class InstrumentReconciler:
         if captured and not told:
             answer.notes.append(f"the venue tells no trade of this time, though {len(captured)} were captured")
             return to_us, to_us
-        if captured and self._venue.begins_silently and min(captured) < min(told):
+        known = {trade.id for trade in answer.trades}
+        begins_us = min([to_us, *told])
+        # The very first one may be told a microsecond later than it was captured, see `same_time`.
+        earlier = any(from_us <= trade.time_us < begins_us and trade.id not in known for trade in archived)
+        if self._venue.begins_silently and earlier:
             # What was captured before the first one that the venue tells proves that its history begins later.
             # Of the trades of that very moment some may be forgotten.
             from_us = min(told) + 1

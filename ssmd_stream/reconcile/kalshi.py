@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssmd_stream.reconcile.rows import fitting, raw_text, required_decimal, required_us
+from ssmd_stream.reconcile.rows import bounded, fitting, raw_text, required_decimal, required_us
 from ssmd_stream.reconcile.trades import US_PER_MS, US_PER_S, Answer, VenueTrade, moment_of_us, us_of
 from ssmd_stream.secmaster.fields import FieldError, Record, moment_of
 from ssmd_stream.secmaster.kalshi_client import KalshiClient
-from ssmd_stream.secmaster.rest import RestClient, RestError
+from ssmd_stream.secmaster.rest import RestClient, RestError, RestFatalError
 
 TRADES_PER_PAGE = 1000
-# Half a million trades of one market in one hour; the busiest has had some ten thousand.
-MAX_PAGES = 500
+# A hundred thousand trades of one market in one hour; the busiest has had some ten thousand.
+MAX_PAGES = 100
 
 
 class KalshiTrades:
@@ -82,12 +82,16 @@ class KalshiTrades:
         async for rows in self._client.pages(path, "trades", query, id_key="trade_id"):
             pages += 1
             if pages > MAX_PAGES:
-                raise RestError(f"GET {path}: more than {MAX_PAGES} pages of {query['ticker']!r}")
-            for row in rows:
+                raise RestFatalError(f"GET {path}: more than {MAX_PAGES} pages of {query['ticker'][:80]!r}", 200)
+            for row in bounded(rows, path):
                 try:
-                    answer.trades.append(trade_of(row))
+                    trade = trade_of(row)
+                    if trade.asset != query["ticker"]:
+                        raise FieldError(f"ticker: {trade.asset[:80]!r} was not asked for")
                 except FieldError as error:
                     answer.unreadable_row(error)
+                else:
+                    answer.trades.append(trade)
 
 
 def trade_of(row: Any) -> VenueTrade:

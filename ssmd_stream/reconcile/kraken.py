@@ -14,7 +14,7 @@ import structlog
 
 from ssmd_core.errors import ConnectError
 from ssmd_stream.capture.rest import parse_pair_map
-from ssmd_stream.reconcile.rows import raw_text
+from ssmd_stream.reconcile.rows import bounded, raw_text
 from ssmd_stream.reconcile.trades import US_PER_S, Answer, VenueTrade, moment_of_us
 from ssmd_stream.secmaster.fields import FieldError, decimal_of
 from ssmd_stream.secmaster.rest import RestClient, RestError
@@ -70,6 +70,8 @@ class KrakenTrades:
                 newest_us = max(newest_us, trade.time_us)
             if not rows or newest_us >= end_us:
                 break
+            # Rows that `last` leaps over would look as if they had never been.
+            last_ns = min(last_ns, max(newest_us * _NS_PER_US + _NS_PER_US - 1, since_ns + 1))
             # Trades of one match share their nanosecond, and a page may end between them: ask for the last one again.
             next_ns = last_ns - 1 if len(found) > before else last_ns
             if next_ns <= since_ns:
@@ -118,7 +120,7 @@ class KrakenTrades:
         last = str(result.get("last", ""))
         if not (last.isascii() and last.isdigit() and len(last) <= 20):
             raise RestError(f"GET {PATH}: last is {last[:40]!r}, not nanoseconds")
-        return rows, int(last)
+        return bounded(rows, PATH), int(last)
 
     def _look_for_holes(self, answer: Answer, ids: list[int]) -> None:
         lacking = ids[-1] - ids[0] + 1 - len(ids) if ids else 0

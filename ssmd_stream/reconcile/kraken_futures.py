@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssmd_stream.reconcile.rows import raw_text, required_decimal, required_us
+from ssmd_stream.reconcile.rows import bounded, raw_text, required_decimal, required_us
 from ssmd_stream.reconcile.trades import US_PER_MS, US_PER_S, Answer, VenueTrade, moment_of_us
 from ssmd_stream.secmaster.fields import FieldError, Record
 from ssmd_stream.secmaster.rest import RestClient, RestError
@@ -80,7 +80,7 @@ class KrakenFuturesTrades:
         rows = document.get("history") if isinstance(document, dict) else None
         if not isinstance(rows, list) or document.get("result") != "success":
             raise RestError(f"GET {PATH}: unexpected answer {str(document)[:160]}")
-        return rows
+        return bounded(rows, PATH)
 
 
 def trade_of(product: str, row: Any) -> VenueTrade:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
-from ssmd_stream.reconcile.rows import fitting, raw_text, required_decimal, required_us
+from ssmd_stream.reconcile.rows import bounded, fitting, raw_text, required_decimal, required_us
 from ssmd_stream.reconcile.trades import US_PER_MS, US_PER_S, Answer, VenueTrade
 from ssmd_stream.secmaster.fields import FieldError, Record
 from ssmd_stream.secmaster.rest import RestClient, RestError, RestFatalError
@@ -107,7 +107,7 @@ class PolymarketTrades:
             raise
         if not isinstance(rows, list):
             raise RestError(f"GET {PATH}: unexpected answer {str(rows)[:160]}")
-        return rows
+        return bounded(rows, PATH)
 
 
 class _Listing:
@@ -154,9 +154,12 @@ def trade_of(condition: str, row: Any) -> VenueTrade:
     asset, time_us = record.id("asset"), required_us(record, "timestamp")
     price, size = (fitting(_rounded(required_decimal(record, name)), name) for name in ("price", "size"))
     side, hash_ = record.text("side"), record.id("transactionHash")
+    market = record.optional_id("conditionId") or condition
+    if market.casefold() != condition.casefold():
+        raise FieldError(f"conditionId: {market[:80]!r} was not asked for")
     columns = {
         "asset_id": asset,
-        "market": record.optional_id("conditionId") or condition,
+        "market": market,
         "price": price,
         "side": side,
         "size": size,

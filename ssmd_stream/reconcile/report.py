@@ -176,10 +176,14 @@ def _item(what: str, trade: Trade, venue: Trade | None, archived: Trade | None) 
     }
 
 
-def _numbers(trade: Trade | None) -> dict[str, str] | None:
+def _numbers(trade: Trade | None) -> dict[str, str | None] | None:
     if trade is None:
         return None
-    return {"price": f"{trade.price:f}", "size": f"{trade.size:f}", "time": rfc3339_us(trade.time_us)}
+    return {"price": _told(trade.price), "size": _told(trade.size), "time": rfc3339_us(trade.time_us)}
+
+
+def _told(number: Decimal) -> str | None:
+    return f"{number:f}" if number.is_finite() else None
 
 
 def _utc(moment: datetime) -> str:

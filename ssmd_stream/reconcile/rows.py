@@ -9,14 +9,28 @@ import msgspec
 
 from ssmd_stream.reconcile.trades import us_of
 from ssmd_stream.secmaster.fields import FieldError, Record
+from ssmd_stream.secmaster.rest import RestFatalError
 
 # A row of Polymarket's, with its texts and icon, takes 1 KB.
 MAX_ROW_BYTES = 16 * 1024
+# Ten times what is asked for at most. All pages together stay within 100 of a thousand rows, some 250 MB.
+MAX_PAGE_ROWS = 10_000
 _COLUMN_BELOW = Decimal(10) ** 12
 _COLUMN_UNIT = Decimal("0.000001")
 # Sixty digits are the most that a field has, see `decimal_of`.
 _WIDE = Context(prec=80)
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+def bounded(rows: list[Any], path: str) -> list[Any]:
+    """A page, unless it has far more rows than any venue's.
+
+    Raises:
+        RestFatalError: it has more than `MAX_PAGE_ROWS`.
+    """
+    if len(rows) > MAX_PAGE_ROWS:
+        raise RestFatalError(f"GET {path}: a page of {len(rows)} rows, more than {MAX_PAGE_ROWS}", 200)
+    return rows
 
 
 def raw_text(row: Any) -> str:

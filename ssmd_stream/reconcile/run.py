@@ -16,7 +16,7 @@ from ssmd_core.feeds.base import Feed
 from ssmd_core.settings import Settings
 from ssmd_stream.reconcile.archived import ArchivedTrades
 from ssmd_stream.reconcile.backfill import Backfill
-from ssmd_stream.reconcile.instrument import NOT_BUILT, InstrumentReconciler
+from ssmd_stream.reconcile.instrument import NOT_BUILT, Found, InstrumentReconciler
 from ssmd_stream.reconcile.instruments import BUSIEST, choose
 from ssmd_stream.reconcile.kalshi import KalshiTrades
 from ssmd_stream.reconcile.kraken import KrakenTrades
@@ -32,6 +32,9 @@ log = structlog.get_logger()
 
 P = ParamSpec("P")
 
+# A venue that answers every second attempt after the minute that it asks to wait would take days. Kraken's 80
+# instruments, at a request a second, take some three minutes.
+MAX_INSTRUMENT_S, MAX_RUN_S = 300.0, 1_800.0
 # A venue that has failed so many instruments in a row, each after all attempts, is not asked for the others.
 _GIVEN_UP_AFTER = 2
 
@@ -87,11 +90,15 @@ async def reconcile_hour(
     async with _venue(settings, feed, rest_url, timing) as (venue, rest):
         one = InstrumentReconciler(archive, venue, feed.name, stream, hour, start, end)
         failures = 0
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + MAX_RUN_S
         for name in chosen:
             if failures == _GIVEN_UP_AFTER:
                 found = one.unavailable(name, "not asked: the venue did not answer for those before")
+            elif (left_s := deadline_s - loop.time()) <= 0:
+                found = one.unavailable(name, f"not asked: the run took longer than {MAX_RUN_S:g} s")
             else:
-                found = await one.reconcile(name)
+                found = await _in_time(one, name, min(MAX_INSTRUMENT_S, left_s))
                 failures = failures + 1 if found.no_answer else 0
             if backfill and found.missing:
                 report.backfill_added += keep.add(found.missing, reason, now_of(settings.clock))
@@ -102,6 +109,16 @@ async def reconcile_hour(
         report.backfill_path = str(keep.path.relative_to(settings.data))
     await _store(settings, report)
     return report
+
+
+async def _in_time(one: InstrumentReconciler, name: str, limit_s: float) -> Found:
+    try:
+        async with asyncio.timeout(limit_s):
+            return await one.reconcile(name)
+    except TimeoutError:
+        found = one.unavailable(name, f"no whole answer within {limit_s:.0f} s")
+        found.no_answer = True
+        return found
 
 
 def _blocking(work: Callable[P, Coroutine[Any, Any, HourReport]]) -> Callable[P, HourReport]:

@@ -45,7 +45,8 @@ async def store(connection: psycopg.AsyncConnection, results: Iterable[Reconcili
     """
     try:
         async with connection.transaction():
-            for result in results:
+            # In one order, so that two runs do not wait for each other's rows.
+            for result in sorted(results, key=lambda one: one.instrument):
                 instrument = clean(result.instrument[:ID_CHARS])
                 key = (result.feed, result.stream, instrument, result.started_at, result.ended_at)
                 cursor = await connection.execute(

@@ -12,6 +12,8 @@ from ssmd_stream.secmaster.fields import FieldError
 
 US_PER_S = 1_000_000
 US_PER_MS = 1_000
+#: Stands for a price or size that is null or NaN: equal to none of a venue's, and unlike NaN it can be ordered.
+NO_NUMBER = Decimal("Infinity")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -200,6 +200,11 @@ def _numbers() -> Iterable[Case]:
         yield case("gap", "one message of a book lost", feed, Fault("drop", at=_SOON))
         # Swapped messages of two instruments would prove nothing.
         yield case("reorder", "two messages of a book swapped", feed, Fault("reorder", at=_SOON), 1)
+        fault = Fault("renumber", at=_SOON, count=_FOREVER, member="seq")
+        yield case("reset", "the numbers of a book begin anew", feed, fault, 1)
+    for feed in BOOKS:
+        fault = Fault("old_snapshot", at=_SOON)
+        yield case("old-snapshot", "a snapshot that is older than the changes before it", feed, fault, 1)
     # The checksum covers the ten best levels: one update alone may lie below them.
     yield case("gap", "twenty book updates lost", "kraken", Fault("drop", at=_SOON, count=20))
     yield case("checksum", "a checksum that is not the book's", "kraken", _spoiled("checksum", 1))

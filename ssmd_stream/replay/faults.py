@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal, get_args
@@ -14,7 +14,7 @@ import orjson
 
 FrameFaultKind = Literal[
     "drop", "duplicate", "reorder", "truncate", "malformed", "invalid_utf8", "oversized", "binary", "deep",
-    "checksum", "drop_member", "add_member", "retype_member", "new_type",
+    "checksum", "drop_member", "add_member", "retype_member", "new_type", "renumber", "old_snapshot",
 ]  # fmt: skip
 ConnectionFaultKind = Literal["silence", "half_open", "close", "reset"]
 SubscriptionFaultKind = Literal["refuse", "mute", "withhold", "cap", "drop_ack"]
@@ -24,6 +24,7 @@ _SUBSCRIPTION_KINDS = frozenset(get_args(SubscriptionFaultKind))
 # Deeper than any parser goes.
 _DEPTH = 100_000
 # Lists of instruments in the venues' commands.
+_SNAPSHOTS = (b'snapshot"', b'"event_type":"book"')
 _LISTS = ("assets_ids", "market_tickers", "symbol", "product_ids")
 
 
@@ -40,7 +41,9 @@ class Fault:
             JSON off), or send before it a frame that is `malformed` (not JSON), `invalid_utf8` (a text frame that is
             not UTF-8), `oversized`, `binary` or `deep` (100,000 arrays in one another). Of the next data frames that
             have the `member`: `checksum` (its value is changed), `drop_member`, `add_member` (another beside it),
-            `retype_member` (text becomes a number, a number text), `new_type` (its value is one that nobody knows).
+            `retype_member` (text becomes a number, a number text), `new_type` (its value is one that nobody knows),
+            `renumber` (it counts from 1 again, from the first of them on). `old_snapshot`: send the first snapshot
+            once more before it.
             Of a connection, between data frames: `silence` (heartbeats and replies only), `half_open` (stop
             reading and writing without closing), `close` (with `code`), `reset` (TCP, no Close frame).
             Of a subscription: `refuse` it, `mute` (accept and acknowledge it, then send no data on the connection),
@@ -99,6 +102,8 @@ class Injector:
         self._left = {id(fault): fault.count for fault in self._pending}
         self._pending.sort(key=lambda fault: fault.at)
         self._held: tuple[int, bytes] | None = None
+        self._snapshot: bytes | None = None
+        self._first_number: dict[int, int] = {}
         #: Data frames seen so far.
         self.frames = 0
         #: Faults that have struck, in order, and when each first did, epoch ns.
@@ -169,26 +174,50 @@ class Injector:
 
     def spoiler(self, connection: int) -> Spoiler:
         """What happens to the subscriptions of a connection."""
-        return Spoiler([fault for fault in self._subscription if fault.connection in (None, connection)])
+        faults = [fault for fault in self._subscription if fault.connection in (None, connection)]
+        keep = self._keep if any(fault.kind == "old_snapshot" for fault in self._pending) else None
+        return Spoiler(faults, keep)
+
+    def _keep(self, frames: list[bytes]) -> None:
+        """Remember the first snapshot."""
+        if self._snapshot is None:
+            self._snapshot = next((each for each in frames if any(mark in each for mark in _SNAPSHOTS)), None)
 
     def _damage(self, fault: Fault, payload: bytes) -> list[bytes]:
-        sent = {
-            "drop": [],
-            "duplicate": [payload, payload],
-            "malformed": [payload[:-1] + b",,", payload],
-            "invalid_utf8": [payload[:-1] + b',"\xff\xfe":1}', payload],
-        }
-        if fault.kind == "truncate":
-            return [payload[: self._rng.randrange(1, max(2, len(payload)))]]
-        if fault.kind == "oversized":
-            return [b'{"type":"oversized","pad":"' + b"x" * fault.size_bytes + b'"}', payload]
-        if fault.kind == "binary":
-            return [Binary(b"\x00\xff\x00 not a text frame"), payload]
-        if fault.kind == "deep":
-            return [b"[" * _DEPTH + b"]" * _DEPTH, payload]
-        if fault.member:
-            return [_rewritten(fault, payload)]
-        return sent.get(fault.kind, [payload])
+        match fault.kind:
+            case "drop":
+                sent = []
+            case "duplicate":
+                sent = [payload, payload]
+            case "malformed":
+                sent = [payload[:-1] + b",,", payload]
+            case "invalid_utf8":
+                sent = [payload[:-1] + b',"\xff\xfe":1}', payload]
+            case "truncate":
+                sent = [payload[: self._rng.randrange(1, max(2, len(payload)))]]
+            case "oversized":
+                sent = [b'{"type":"oversized","pad":"' + b"x" * fault.size_bytes + b'"}', payload]
+            case "binary":
+                sent = [Binary(b"\x00\xff\x00 not a text frame"), payload]
+            case "deep":
+                sent = [b"[" * _DEPTH + b"]" * _DEPTH, payload]
+            case "old_snapshot":
+                sent = [payload] if self._snapshot is None else [self._snapshot, payload]
+            case "renumber":
+                sent = [self._renumbered(fault, payload)]
+            case _:
+                sent = [_rewritten(fault, payload) if fault.member else payload]
+        return sent
+
+    def _renumbered(self, fault: Fault, payload: bytes) -> bytes:
+        name = b'"' + fault.member.encode() + b'":'
+
+        def new(found: re.Match[bytes]) -> bytes:
+            number = int(found[2] or found[1])
+            first = self._first_number.setdefault(id(fault), number)
+            return name + str(number - first + 1).encode() + found[3]
+
+        return _member(fault.member).sub(new, payload)
 
     def _release(self, connection: int, frames: list[bytes]) -> list[bytes]:
         """Send a frame that was held back behind its successor; it is lost if its connection is gone."""
@@ -235,9 +264,11 @@ class Spoiler:
 
     Args:
         faults: of subscriptions; those that are refused or muted are not its business.
+        keep: shown all data.
     """
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], keep: Callable[[list[bytes]], None] | None) -> None:
+        self._keep = keep
         self._withheld = {name for fault in faults if fault.kind == "withhold" for name in fault.instruments}
         self._unacknowledged = [fault.instruments for fault in faults if fault.kind == "drop_ack"]
         self._caps = [fault.count for fault in faults if fault.kind == "cap"]
@@ -281,6 +312,8 @@ class Spoiler:
     def data(self, frames: list[bytes]) -> list[bytes]:
         """Data that is sent. Polymarket's price changes name both tokens of a market, so one that is withheld may
         still be in those of the other."""
+        if self._keep is not None:
+            self._keep(frames)
         if not self._needles:
             return frames
         return [

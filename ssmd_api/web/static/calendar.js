@@ -8,7 +8,7 @@ const DAY_MS = 86_400_000;
 // word -> [letter, class, meaning]; what an hour's ledger proves, and what stands there until it does
 const WORDS = {
   complete: ["C", "complete", "complete: proved by its ledger"],
-  degraded: ["D", "degraded", "degraded: something is wrong, open it"],
+  degraded: ["D", "degraded", "degraded: something is wrong"],
   empty: ["E", "empty", "empty: proved that nothing was to come"],
   missing: ["M", "missing", "missing: nothing was archived"],
   unproved: ["U", "unproved", "not proved yet"],
@@ -23,6 +23,7 @@ const STATES = {
 };
 const of = (hour) => WORDS[hour.word ?? (hour.state === "future" || hour.state === "damaged" ? hour.state : "unproved")];
 const MAX_SHOWN = 20;
+const MAX_MINUTES = 1000;
 
 export class Calendar {
   /** `failed` gets what goes wrong. */
@@ -166,7 +167,7 @@ export class Calendar {
     add("Word", meaning);
     if (STATES[hour.state]) add("State", STATES[hour.state]);
     add("Quarters sealed", `${hour.slots} of 4`);
-    add("Messages archived", count(hour.records));
+    add("Messages", count(hour.records));
     add("Rejected", count(hour.rejected));
     add("Gaps", hour.gaps ? `${count(hour.gaps)}, ${count(hour.lost)} messages lost` : "none known");
     if (hour.droppedDuplicates) add("Duplicates dropped", count(hour.droppedDuplicates));
@@ -205,13 +206,16 @@ export class Calendar {
       button.addEventListener("click", async () => {
         say(minutes, "Asking for its minutes…");
         try {
-          const found = await (await ask(`/v1/proof/minutes?${about}&limit=1000`, this.key)).json();
-          minutes.replaceChildren(found.minutes.length ? minutesOf(found.minutes) : "They are not loaded.");
+          const found = await (await ask(`/v1/proof/minutes?${about}&limit=${MAX_MINUTES}`, this.key)).json();
+          if (!found.minutes.length) return say(minutes, "Its minutes are not kept here any more; the file “coverage” of its proof has them.");
+          button.hidden = true;
+          const more = found.nextCursor ? make("p", { class: "sub" }, `The first ${count(MAX_MINUTES)} are shown.`) : "";
+          minutes.replaceChildren(minutesOf(found.minutes), more);
         } catch (error) {
           say(minutes, `Its minutes cannot be listed: ${error.message}`);
         }
       });
-      place.replaceChildren(terms, reasons.length ? reasonsOf(reasons) : "", button, minutes);
+      place.replaceChildren(reasons.length ? reasonsOf(reasons) : "", terms, button, minutes);
     } catch (error) {
       say(place, `Its ledger cannot be shown: ${error.message}`);
     }
@@ -231,7 +235,8 @@ function minutesOf(minutes) {
     make("td", {}, each.connection),
     ...[each.asked, each.acknowledged, each.delivered, each.messages, each.sequenceGaps].map((value) => make("td", { class: "n" }, count(value))),
     make("td", { class: "n" }, each.failed ? `${count(each.failed)} failed` : count(each.passed))));
-  return make("table", { "aria-label": "Minutes of the ledger" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
+  const table = make("table", { "aria-label": "Minutes of the ledger" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
+  return make("div", { class: "minutes", role: "region", "aria-label": "Minutes of the ledger", tabindex: "0" }, table);
 }
 
 function table(files) {

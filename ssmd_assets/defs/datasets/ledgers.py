@@ -49,6 +49,7 @@ _ADVICE = {
     "clock_offset": "Set this machine's clock, by NTP.",
     "no_control_events": "The archive was not written by ssmd's connectors: nothing can be proved.",
     "two_connectors": "Stop one of the connectors: `ssmd connector status` names them.",
+    "handover": "Nothing: what came in these seconds is there twice, each under its own `_epoch`.",
     "carried_state_missing": "Prove the hour before, then this one again.",
 }
 _INTEGRITY = ("untrusted", "checks_failed")

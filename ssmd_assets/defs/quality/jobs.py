@@ -7,10 +7,14 @@ import dagster as dg
 from ssmd_assets.defs.quality.scores import GROUP
 from ssmd_assets.defs.resources import Environment
 
+_MAX_RUNTIME_S = 6 * 3600
+
 daily_quality = dg.define_asset_job(
     "daily_quality",
     selection=dg.AssetSelection.groups(GROUP),
     description="Reconciliation, scores, diagnosis and volumes of a day.",
+    # Asking four venues for a day's trades, within their limits, takes longer than the hour that other runs may.
+    tags={"dagster/max_runtime": str(_MAX_RUNTIME_S)},
 )
 
 

@@ -102,7 +102,7 @@ def daily_scores(
             "scores": dg.MetadataValue.md(_table(scored.day.feeds)),
             "hours_scored": len({(one.feed, one.stream, one.hour) for one in scored.hours}),
             "files": len(scored.files),
-            "not_captured": list(scored.day.not_captured),
+            "not_captured": ", ".join(scored.day.not_captured) or "none",
             "ledgers_loaded_late": loaded,
             "mail": told,
         },

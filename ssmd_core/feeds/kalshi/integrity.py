@@ -19,8 +19,9 @@ from ssmd_core.feeds.kalshi.passes import Pass
 from ssmd_core.feeds.kalshi.replay import KalshiReplay
 from ssmd_core.feeds.kalshi.saved import Epoch, load, save
 from ssmd_core.feeds.kalshi.sequenced import Chunk, Group
-from ssmd_core.feeds.kalshi.subscription import ALL, BOOKS, Subscription, Tell
-from ssmd_core.proof.rules import Counter, Findings, HourChunk
+from ssmd_core.feeds.kalshi.subscription import BOOKS, Subscription, Tell
+from ssmd_core.proof.book_events import connection_of
+from ssmd_core.proof.rules import ALL_CHECKS, Counter, Findings, HourChunk
 from ssmd_core.proof.verdicts import MINUTE_US, Verdicts
 
 __all__ = ["BOOKS", "KalshiRule", "book_replay", "hour_rule", "live_check"]
@@ -80,9 +81,32 @@ class KalshiRule:
             if any(event.what == "closed" for event in events):
                 self._finish_minutes(name, epoch)
                 del self._epochs[name]
+        self._end_replaced(read)
+
+    def _end_replaced(self, read: Chunk) -> None:
+        """A connector that was killed closes nothing: the next opening of its connection tells that it is gone."""
+        opened = {
+            name: event
+            for name, events in sorted(read.events.items())
+            for event in events
+            if event.what == "open"
+        }
+        for name, event in sorted(opened.items(), key=lambda item: item[1].nats):
+            for other in sorted(self._epochs.keys() - {name}):
+                newer = other in opened and opened[other].nats > event.nats
+                if connection_of(other) == connection_of(name) and not newer:
+                    self._end_epoch(other, event.recv_us)
+                    del self._epochs[other]
+
+    def _end_epoch(self, name: str, at_us: int) -> None:
+        for subscription in self._epochs[name].subscriptions.values():
+            subscription.end(at_us)
+        self._finish_minutes(name, self._epochs[name])
 
     def finish(self, start_us: int, end_us: int) -> Findings:
-        """See `HourRule`."""
+        """See `HourRule`. A connection of which the whole hour held nothing is gone."""
+        for name in sorted(self._epochs.keys() - self._seen):
+            self._end_epoch(name, start_us)
         for name, epoch in self._epochs.items():
             self._finish_minutes(name, epoch)
             for subscription in epoch.subscriptions.values():
@@ -100,7 +124,7 @@ class KalshiRule:
             instrument: str, check: str, from_us: int, to_us: int | None, nats: int, reason: str, detail: str
         ) -> None:
             # Intervals are told when they end, so that none is open meanwhile.
-            check = check or ALL
+            check = check or ALL_CHECKS
             verdicts.distrust(epoch, instrument, check, from_us=from_us, nats_seq=nats, reason=reason, detail=detail)
             if to_us is not None:
                 verdicts.trust(epoch, instrument, check, to_us)

@@ -22,8 +22,9 @@ TOP: Final = 10
 #: What the venue lets subscribe to.
 DEPTHS: Final = (10, 25, 100, 500, 1000)
 
-# A book's prices come back: of 3,000 updates at depth 25 nine in ten name a price that was named before.
-_CACHED_PRICES: Final = 4096
+# A book's prices come back: of 3,000 updates at depth 25 nine in ten name a price that was named before. So many take
+# 12 MB a side.
+_CACHED_PRICES: Final = 65_536
 
 
 class Level(msgspec.Struct, gc=False):
@@ -52,23 +53,45 @@ class BookMessage(msgspec.Struct, gc=False):
 decode_book = msgspec.json.Decoder(BookMessage).decode
 
 
+class _Prices(dict[bytes, Price]):
+    """Prices by their text, read when they are first asked for; of all books together, so that many take no room.
+
+    Args:
+        sign: -1 for bids: their keys are below zero, so that the best is first on both sides.
+    """
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self._sign = sign
+
+    def __missing__(self, text: bytes) -> Price:
+        key, digits = read_number(text)
+        if len(self) >= _CACHED_PRICES:
+            self.clear()
+        price = self[text] = Price(self._sign * key, digits)
+        return price
+
+
+_ASKS: Final = _Prices(1)
+_BIDS: Final = _Prices(-1)
+
+
 class Side:
     """One side of a book, best first.
 
     Attributes:
-        keys: ascending; of bids with a minus, so that the best is first on both sides.
+        keys: ascending; see `_Prices`.
         texts: each level's part of the checksum's text.
-        levels: as they came.
+        levels: price and quantity as they came.
     """
 
-    __slots__ = ("_prices", "_sign", "keys", "levels", "texts")
+    __slots__ = ("_prices", "keys", "levels", "texts")
 
-    def __init__(self, sign: int) -> None:
-        self._sign = sign
-        self._prices: dict[bytes, Price] = {}
+    def __init__(self, prices: _Prices) -> None:
+        self._prices = prices
         self.keys: list[int] = []
         self.texts: list[bytes] = []
-        self.levels: list[Level] = []
+        self.levels: list[tuple[bytes, bytes]] = []
 
     def apply(self, changes: Sequence[Level], depth: int) -> bool:
         """Take changes over in their order and cut the side to its depth; whether one is among the best ten.
@@ -79,25 +102,22 @@ class Side:
         keys, texts, levels, prices = self.keys, self.texts, self.levels, self._prices
         first = TOP
         for level in changes:
-            price_text = bytes(level.price)
-            price = prices.get(price_text)
-            if price is None:
-                price = self._read(price_text)
-            key, digits = price
-            qty = bytes(level.qty).replace(b".", b"").lstrip(b"0")
-            if qty and not qty.isdigit():
-                qty = read_number(bytes(level.qty)).digits
+            price, qty = bytes(level.price), bytes(level.qty)
+            key, digits = prices[price]
+            amount = qty.replace(b".", b"").lstrip(b"0")
+            if amount and not amount.isdigit():
+                amount = read_number(qty).digits
             at = bisect_left(keys, key)
             if at < len(keys) and keys[at] == key:
-                if qty:
-                    texts[at] = digits + qty
-                    levels[at] = level
+                if amount:
+                    texts[at] = digits + amount
+                    levels[at] = price, qty
                 else:
                     del keys[at], texts[at], levels[at]
-            elif qty:
+            elif amount:
                 keys.insert(at, key)
-                texts.insert(at, digits + qty)
-                levels.insert(at, level)
+                texts.insert(at, digits + amount)
+                levels.insert(at, (price, qty))
             else:
                 continue
             if at < first:  # noqa: PLR1730 - min() would be a call per level
@@ -106,17 +126,9 @@ class Side:
             del keys[depth:], texts[depth:], levels[depth:]
         return first < TOP
 
-    def _read(self, text: bytes) -> Price:
-        prices = self._prices
-        if len(prices) >= _CACHED_PRICES:
-            prices.clear()
-        key, digits = read_number(text)
-        price = prices[text] = Price(self._sign * key, digits)
-        return price
-
     def text(self) -> list[tuple[str, str]]:
         """Price and quantity of the levels, as the venue wrote them."""
-        return [(bytes(level.price).decode(), bytes(level.qty).decode()) for level in self.levels]
+        return [(price.decode(), qty.decode()) for price, qty in self.levels]
 
 
 class KrakenBook:
@@ -130,8 +142,8 @@ class KrakenBook:
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        self.asks = Side(1)
-        self.bids = Side(-1)
+        self.asks = Side(_ASKS)
+        self.bids = Side(_BIDS)
         self._asks_crc = 0
         self.checksum = 0
 
@@ -141,12 +153,12 @@ class KrakenBook:
         Raises:
             NumberError: a number cannot be read.
         """
-        if item.asks and self.asks.apply(item.asks, self.depth):
+        asks, bids, depth = item.asks, item.bids, self.depth
+        changed = False
+        if asks and self.asks.apply(asks, depth):
             self._asks_crc = crc32(b"".join(self.asks.texts[:TOP]))
             changed = True
-        else:
-            changed = False
-        if (item.bids and self.bids.apply(item.bids, self.depth)) or changed:
+        if (bids and self.bids.apply(bids, depth)) or changed:
             self.checksum = crc32(b"".join(self.bids.texts[:TOP]), self._asks_crc)
         return self.checksum
 

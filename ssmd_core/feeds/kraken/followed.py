@@ -68,11 +68,13 @@ class Followed:
         book = self.book
         if kind == "snapshot":
             self._begin(item, recv_us, nats_seq)
-            return
-        if book is None:
+        elif book is None:
             self._unverifiable += 1
             self.distrust("no_snapshot", nats_seq, "an update of a book whose snapshot was not seen")
-            return
+        else:
+            self._update(book, item, recv_us, nats_seq)
+
+    def _update(self, book: KrakenBook, item: Item, recv_us: int, nats_seq: int) -> None:
         try:
             checksum = book.apply(item)
         except NumberError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,9 @@ from ssmd_core.proof.trade_numbers import Standing, TradeNumbers, trades_of
 from ssmd_core.proof.verdicts import Verdicts
 from ssmd_core.proof.wire_numbers import UNREADABLE, NumberError
 
+#: The check of order books.
+BOOKS: Final = BOOK
+
 
 class _BookState(msgspec.Struct, array_like=True):
     """A followed book, for the next hour. `levels`: bids and asks as price and quantity; None without a snapshot."""
@@ -47,16 +52,22 @@ class _State(msgspec.Struct):
     epochs: list[str]
     intervals: list[tuple[str, str, str, int, int, str, str]]
     trades: dict[str, Standing]
-    version: int = 1
+    version: int
+
+
+_VERSION: Final = 1
 
 
 def _read_state(state: bytes | None) -> _State:
     if state is None:
-        return _State([], [], [], {})
+        return _State([], [], [], {}, _VERSION)
     try:
-        return msgspec.json.decode(state, type=_State)
+        read = msgspec.json.decode(state, type=_State)
     except UNREADABLE as error:
         raise ArchiveError(f"the state of Kraken's rule cannot be read: {error}") from error
+    if read.version != _VERSION:
+        raise ArchiveError(f"the state of Kraken's rule is of version {read.version}, {_VERSION} is wanted")
+    return read
 
 
 def _levels(side: list[tuple[str, str]]) -> list[Level]:
@@ -108,22 +119,24 @@ class KrakenHour:
                 self._take_event(event)
 
     def _take_books(self, messages: _Messages, first: int, end: int) -> None:
-        data, epochs = messages.data, messages.epochs
-        self._books.saw(epochs[n] for n in set(messages.epoch[first:end]))
+        data, epochs, decode = messages.data, messages.epochs, decode_book
+        seen = set(messages.epoch[first:end])
+        self._books.saw(epochs[n] for n in seen)
+        # Nothing ends a book within the segment.
+        books_of = {n: self._books.of(epochs[n]) for n in seen}
         rows = zip(*(column[first:end] for column in messages.columns), strict=True)
         for start, stop, epoch_number, recv_us, nats_seq in rows:
-            epoch = epochs[epoch_number]
             line = data[start:stop]
             try:
-                message = decode_book(line)
+                message = decode(line)
             except UNREADABLE as error:
-                found = self._take_slowly(line, epoch, recv_us, nats_seq, messages, error)
+                found = self._take_slowly(line, epochs[epoch_number], recv_us, nats_seq, messages, error)
                 if found is None:
                     continue
                 message = found
-            books = self._books.of(epoch)
+            books = books_of[epoch_number]
             for item in message.data:
-                followed = books.get(item.symbol) or self._books.get(epoch, item.symbol, recv_us)
+                followed = books.get(item.symbol) or self._books.get(epochs[epoch_number], item.symbol, recv_us)
                 followed.take(message.type, item, recv_us, nats_seq)
 
     def _take_slowly(
@@ -178,7 +191,7 @@ class KrakenHour:
                 kept.bids, kept.asks = followed.book.bids.text(), followed.book.asks.text()
             books.append(kept)
         return msgspec.json.encode(
-            _State(books, self._books.going_on(), self._verdicts.open_intervals(), self._trades.state())
+            _State(books, self._books.going_on(), self._verdicts.open_intervals(), self._trades.state(), _VERSION)
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -10,6 +12,20 @@ import msgspec
 from ssmd_core.proof.wire_numbers import UNREADABLE, NumberError, read_number
 
 _CACHED_PRICES: Final = 4096
+
+
+@lru_cache(maxsize=4096)
+def _plain(product: str) -> re.Pattern[bytes]:
+    """An archive line of a `book` message as the venue writes it, with the line break before it.
+
+    The message is there whole, so that nothing else can be taken for it; and it begins with so much that is fixed that
+    it is searched for in a third of the time which it takes to decode.
+    """
+    return re.compile(
+        rb'\n\{"feed":"book","product_id":"' + re.escape(product.encode("ascii", "replace")) + rb'",'
+        rb'"side":"(buy|sell)","seq":[0-9]+,"price":([0-9]+(?:\.[0-9]+)?),"qty":([0-9]+(?:\.[0-9]+)?),'
+        rb'"timestamp":[0-9]+,"_received_at":'
+    )
 
 
 class Change(msgspec.Struct, gc=False):
@@ -60,11 +76,7 @@ class FuturesBook:
         levels = self.sides.get(side)
         if levels is None:
             raise NumberError(f"{side[:80]!r} is not a side of a book")
-        key = self._keys.get(price)
-        if key is None:
-            if len(self._keys) >= _CACHED_PRICES:
-                self._keys.clear()
-            key = self._keys[price] = read_number(price).key
+        key = self._key(price)
         digits = qty.replace(b".", b"").lstrip(b"0")
         if digits and not digits.isdigit():
             digits = read_number(qty).digits
@@ -73,8 +85,51 @@ class FuturesBook:
         else:
             levels.pop(key, None)
 
-    def set_many(self, data: bytes, starts: Sequence[int], stops: Sequence[int]) -> int | None:
-        """`set` for many lines of `book` messages in `data`; None, or the number of the first that cannot be read."""
+    def set_many(self, product: str, data: bytes, starts: Sequence[int], stops: Sequence[int]) -> int | None:
+        """`set` for many lines of the product's `book` messages in `data`.
+
+        Returns:
+            None, or the number of the first that cannot be read.
+        """
+        lines = b"\n".join([b"", *[data[start:stop] for start, stop in zip(starts, stops, strict=True)]])
+        found = _plain(product).findall(lines)
+        if len(found) == len(starts) and self._set_last({(side, price): qty for side, price, qty in found}):
+            return None
+        return self._set_one_by_one(data, starts, stops)
+
+    def _set_last(self, changes: Mapping[tuple[bytes, bytes], bytes]) -> bool:
+        """Set levels to the last quantity that a run of changes gives them: they are absolute, so only that counts.
+
+        Args:
+            changes: quantity by side and price.
+
+        Returns:
+            False if nothing was done: a price cannot be read, or two texts are one price, so that their order counts.
+        """
+        try:
+            keys = [self._key(price) for _, price in changes]
+        except NumberError:
+            return False
+        if len(set(zip(keys, (side for side, _ in changes), strict=True))) < len(changes):
+            return False
+        buy, sell = self.sides["buy"], self.sides["sell"]
+        for key, ((side, price), qty) in zip(keys, changes.items(), strict=True):
+            levels = buy if side == b"buy" else sell
+            if qty.strip(b"0."):
+                levels[key] = (price, qty)
+            else:
+                levels.pop(key, None)
+        return True
+
+    def _key(self, price: bytes) -> int:
+        key = self._keys.get(price)
+        if key is None:
+            if len(self._keys) >= _CACHED_PRICES:
+                self._keys.clear()
+            key = self._keys[price] = read_number(price).key
+        return key
+
+    def _set_one_by_one(self, data: bytes, starts: Sequence[int], stops: Sequence[int]) -> int | None:
         keys, buy, sell = self._keys, self.sides["buy"], self.sides["sell"]
         for n, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             try:

@@ -128,7 +128,7 @@ class Followed:
             How many were taken; the one after them cannot be read.
         """
         assert self.book is not None
-        last = self.book.set_many(data, starts, stops)
+        last = self.book.set_many(self.product, data, starts, stops)
         done = len(starts) if last is None else last
         if not done:
             return 0

@@ -5,6 +5,7 @@ trades.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -32,7 +33,9 @@ from ssmd_core.proof.trade_numbers import Standing, TradeNumbers, joined, trades
 from ssmd_core.proof.verdicts import Verdicts
 from ssmd_core.proof.wire_numbers import UNREADABLE, NumberError
 
-SNAPSHOT = "book_snapshot"
+#: The check of order books.
+BOOKS: Final = BOOK
+SNAPSHOT: Final = "book_snapshot"
 
 
 class _BookState(msgspec.Struct, array_like=True):
@@ -55,16 +58,22 @@ class _State(msgspec.Struct):
     epochs: list[str]
     intervals: list[tuple[str, str, str, int, int, str, str]]
     trades: dict[str, Standing]
-    version: int = 1
+    version: int
+
+
+_VERSION: Final = 1
 
 
 def _read_state(state: bytes | None) -> _State:
     if state is None:
-        return _State([], [], [], {})
+        return _State([], [], [], {}, _VERSION)
     try:
-        return msgspec.json.decode(state, type=_State)
+        read = msgspec.json.decode(state, type=_State)
     except UNREADABLE as error:
         raise ArchiveError(f"the state of Kraken Futures' rule cannot be read: {error}") from error
+    if read.version != _VERSION:
+        raise ArchiveError(f"the state of Kraken Futures' rule is of version {read.version}, {_VERSION} is wanted")
+    return read
 
 
 def _levels(side: list[tuple[str, str]]) -> list[Level]:
@@ -164,7 +173,7 @@ class FuturesHour:
                 kept.bids, kept.asks = followed.book.text("buy"), followed.book.text("sell")
             books.append(kept)
         return msgspec.json.encode(
-            _State(books, self._books.going_on(), self._verdicts.open_intervals(), self._trades.state())
+            _State(books, self._books.going_on(), self._verdicts.open_intervals(), self._trades.state(), _VERSION)
         )
 
 

@@ -12,12 +12,12 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from operator import lt
+from operator import lt, neg
 from typing import Any, Final
 
 import orjson
 
-from ssmd_core.feeds.polymarket.wire import ONE, Change, Level, is_amount, number
+from ssmd_core.feeds.polymarket.wire import NUMBERS, ONE, BookMessage, Change, Level, is_amount, number, read_side
 
 # What Gamma shows of orderMinSize and orderPriceMinTickSize, the usual first.
 _MIN_ORDER_SIZES: Final = ("5", "15", "1", "0", "10", "20", "50", "100", "14.96", "14.97")
@@ -56,11 +56,11 @@ class Settings:
 class Side:
     """One side's levels, the best last; `sign` is 1 for bids and -1 for asks."""
 
-    __slots__ = ("_fragments", "_joined", "_keys", "sign")
+    __slots__ = ("_fragments", "_joined", "keys", "sign")
 
     def __init__(self, sign: int) -> None:
         self.sign = sign
-        self._keys: list[int] = []
+        self.keys: list[int] = []
         self._fragments: list[str] = []
         self._joined: bytes | None = b""
 
@@ -69,23 +69,46 @@ class Side:
 
         The text of the newest change counts, also where it spells the price in another way (no recording does).
         """
-        value = number(price)
+        value = NUMBERS[price]
         if value is None or (amount := is_amount(size)) is None:
             return False
+        self.set(value, f'{{"price":"{price}","size":"{size}"}}' if amount else "")
+        return True
+
+    def set(self, value: int, fragment: str) -> None:
+        """Set the level of a price in 10^-18 to its text; without one it is removed."""
         key = value * self.sign
-        at = bisect_left(self._keys, key)
-        found = at < len(self._keys) and self._keys[at] == key
-        if amount:
-            fragment = f'{{"price":"{price}","size":"{size}"}}'
+        keys = self.keys
+        at = bisect_left(keys, key)
+        found = at < len(keys) and keys[at] == key
+        if not fragment:
             if found:
-                self._fragments[at] = fragment
-            else:
-                self._keys.insert(at, key)
-                self._fragments.insert(at, fragment)
+                del keys[at]
+                del self._fragments[at]
         elif found:
-            del self._keys[at]
-            del self._fragments[at]
+            self._fragments[at] = fragment
+        else:
+            keys.insert(at, key)
+            self._fragments.insert(at, fragment)
         self._joined = None
+
+    def fill_text(self, side: bytes) -> bool:
+        """Take a whole side as it is on the wire; False, and nothing is taken, if it is not written as it is hashed."""
+        joined = side[1:-1]
+        # Most books come after a trade, with what the changes before them have made of it already.
+        if joined == self.text() and side[:1] == b"[":
+            return True
+        if (prices := read_side(side)) is None:
+            return False
+        values = list(map(NUMBERS.__getitem__, prices))
+        if None in values:
+            return False
+        keys: list[int] = values if self.sign > 0 else list(map(neg, values))  # type: ignore[arg-type, assignment]
+        if not all(map(lt, keys, keys[1:])):
+            return False
+        self.keys = keys
+        self._fragments = joined.decode().replace("},{", "}|{").split("|") if joined else []
+        self._joined = joined
         return True
 
     def fill(self, levels: Sequence[Level | Change]) -> bool:
@@ -97,16 +120,16 @@ class Side:
                 break
             keys.append(value * self.sign)
         if len(keys) == len(levels) and all(map(lt, keys, keys[1:])):
-            self._keys = keys
+            self.keys = keys
             self._fragments = [f'{{"price":"{level.price}","size":"{level.size}"}}' for level in levels]
             self._joined = None
             return True
-        self._keys, self._fragments, self._joined = [], [], b""
+        self.keys, self._fragments, self._joined = [], [], b""
         return all([self.put(level.price, level.size) for level in levels])
 
     def best(self) -> int | None:
         """Best price in 10^-18; None if there is none."""
-        return self._keys[-1] * self.sign if self._keys else None
+        return self.keys[-1] * self.sign if self.keys else None
 
     def text(self) -> bytes:
         """The levels as they are hashed."""
@@ -154,6 +177,10 @@ class TokenBook:
         bids_readable, asks_readable = self.bids.fill(bids), self.asks.fill(asks)
         return bids_readable and asks_readable
 
+    def replace_text(self, message: BookMessage) -> bool:
+        """Take a whole book that is written as it is hashed; False, and its sides are not to be used, if it is not."""
+        return self.bids.fill_text(bytes(message.bids)) and self.asks.fill_text(bytes(message.asks))
+
     def put(self, side: str, price: str, size: str) -> bool:
         """Apply a change; False if it is not readable."""
         if side == "BUY":
@@ -162,27 +189,40 @@ class TokenBook:
 
     def touch_is(self, best_bid: str, best_ask: str) -> bool:
         """Whether these are the book's best prices; the venue writes 0 and 1 (or nothing) for an empty side."""
-        bid, ask = self.bids.best(), self.asks.best()
-        return number(best_bid or "0") == (bid or 0) and number(best_ask or "1") == (ONE if ask is None else ask)
+        bids, asks = self.bids.keys, self.asks.keys
+        bid, ask = bids[-1] if bids else 0, -asks[-1] if asks else ONE
+        return NUMBERS[best_bid or "0"] == bid and NUMBERS[best_ask or "1"] == ask
+
+    def mirrors(self, other: TokenBook) -> bool:
+        """Whether the other book has the same prices seen from the other token: a bid at p there is an ask at 1 - p."""
+        return all(
+            len(bids) == len(asks) and all(bid - ask == ONE for bid, ask in zip(bids, asks, strict=True))
+            for bids, asks in ((self.bids.keys, other.asks.keys), (other.bids.keys, self.asks.keys))
+        )
 
     # -- the hash
 
     def hashed(self, timestamp: str) -> Any:
         """SHA-1 of all but the settings."""
-        return hashlib.sha1(
-            b"".join(
-                (
-                    self._head,
-                    orjson.dumps(timestamp),
-                    b',"hash":"","bids":[',
-                    self.bids.text(),
-                    b'],"asks":[',
-                    self.asks.text(),
-                    b"]",
-                )
-            ),
-            usedforsecurity=False,
+        return hashlib.sha1(self._text(timestamp), usedforsecurity=False)
+
+    def fits_now(self, timestamp: str, expected: str) -> bool:
+        """Whether the settings that fitted last give this hash."""
+        if not self._tail:
+            return False
+        return hashlib.sha1(self._text(timestamp) + self._tail, usedforsecurity=False).hexdigest() == expected
+
+    def _text(self, timestamp: str) -> bytes:
+        parts = (
+            self._head,
+            orjson.dumps(timestamp),
+            b',"hash":"","bids":[',
+            self.bids.text(),
+            b'],"asks":[',
+            self.asks.text(),
+            b"]",
         )
+        return b"".join(parts)
 
     def fits(self, hashed: Any, expected: str) -> bool:
         """Whether the settings, or what they may be now, give this hash; what fits is remembered."""

@@ -30,10 +30,11 @@ class Token:
         broken: an interval of the broken kind is open.
         tries: changes that may still be tried where no settings have fitted.
         clean: there is neither a suspect nor an open interval.
+        partner: the market's other token while the two are in step; see `integrity`.
         minute, passed: hashes that fitted in that minute (since 1970) and are not yet counted.
     """
 
-    __slots__ = ("book", "broken", "clean", "good_us", "minute", "passed", "suspects", "traded", "tries")
+    __slots__ = ("book", "broken", "clean", "good_us", "minute", "partner", "passed", "suspects", "traded", "tries")
 
     def __init__(self, book: TokenBook) -> None:
         self.book = book
@@ -45,6 +46,13 @@ class Token:
         self.clean = False
         self.minute = 0
         self.passed = 0
+        self.partner: Token | None = None
+
+    def part(self) -> None:
+        """The two tokens are no longer in step."""
+        if self.partner is not None:
+            self.partner.partner = None
+            self.partner = None
 
 
 class Epoch:

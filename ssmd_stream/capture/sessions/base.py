@@ -42,6 +42,10 @@ __all__ = [
 ]
 
 
+# Instruments that are asked for when a connection is suspiciously silent.
+_ASKED = 3
+
+
 class Session(ABC):
     """Protocol of one venue on one connection.
 
@@ -65,9 +69,6 @@ class Session(ABC):
 
     asked_channels: ClassVar[tuple[str, ...]] = ()
     """Channels on which `ask` brings market data, the one that costs least first."""
-
-    acknowledges: ClassVar[bool] = True
-    """Whether the venue answers a subscribe command."""
 
     def __init__(self, feed: Feed, channels: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
         self.feed = feed
@@ -167,7 +168,8 @@ class Session(ABC):
         return [*commands, *self._ask(channel, named, "resubscribe")]
 
     def ask(self, recent: Sequence[str]) -> list[Command]:
-        """Ask for something that the venue must answer with market data, about one instrument.
+        """Ask for something that the venue must answer with market data, about a few instruments: the market of one
+        may have ended meanwhile.
 
         Args:
             recent: instruments of the latest messages, newest last.
@@ -178,9 +180,12 @@ class Session(ABC):
         channel = self.asks
         if not channel:
             return []
-        accepted = self.subscriptions[channel].accepted
-        chosen = [name for name in recent if name in accepted] or [name for name in list(accepted)[:1] if name != ALL]
-        return self.renew(channel, chosen[-1:]) if chosen else []
+        state = self.subscriptions[channel]
+        chosen = [name for name in recent if name in state.accepted][-_ASKED:]
+        if not chosen:
+            names = [name for name in state.asked if name in state.accepted and name != ALL]
+            chosen = names[:: max(len(names) // _ASKED, 1)][:_ASKED]
+        return self.renew(channel, chosen) if chosen else []
 
     def sent(self, command: Command, now_s: float) -> None:
         """The connection sent `command` at monotonic time `now_s`; its acknowledgement is due from now.
@@ -190,7 +195,7 @@ class Session(ABC):
         pending = self._pending.get(command.id)
         if pending is not None:
             pending.deadline_s = now_s + self.feed.limits.ack_timeout_s
-        elif not self.acknowledges and command.action != "unsubscribe":
+        elif not self.feed.limits.acknowledges and command.action != "unsubscribe":
             self._accept(command.channel, command.instruments)
 
     def overdue(self, now_s: float) -> list[Notice]:
@@ -332,7 +337,7 @@ class Session(ABC):
         return self._expect(Command(id_, text, action, channel, instruments, attempt))
 
     def _expect(self, command: Command) -> Command:
-        if self.acknowledges:
+        if self.feed.limits.acknowledges:
             self._pending[command.id] = Pending(command, set(command.instruments or (ALL,)))
         return command
 

@@ -35,7 +35,6 @@ class PolymarketSession(Session):
     }
     opening_kinds: ClassVar = {"book": "market"}
     asked_channels: ClassVar = ("market",)
-    acknowledges: ClassVar = False
 
     def __init__(self, feed: Feed, channels: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__(feed, channels, options)
