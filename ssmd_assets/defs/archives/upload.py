@@ -1,4 +1,4 @@
-"""The archive and the datasets in an object store, every six hours where there is one."""
+"""The archive, the datasets and their proof in an object store, every six hours where there is one."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _NO_STORE = "SSMD_STORAGE_URL is not set where Dagster runs: there is no object 
     key=UPLOAD_KEY,
     deps=[key for feed, stream in STREAMS for key in hour_keys(feed, stream)],  # which depend on the archives
     description=(
-        "Sealed files, datasets and manifests in the object store that `SSMD_STORAGE_URL` names, each read back after "
+        "Sealed files, datasets, proofs, backfills and manifests in the object store that `SSMD_STORAGE_URL` names, each read back after "
         "its upload. Nothing is deleted."
     ),
     group_name="storage",
