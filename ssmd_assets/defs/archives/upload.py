@@ -21,8 +21,8 @@ _NO_STORE = "SSMD_STORAGE_URL is not set where Dagster runs: there is no object 
     key=UPLOAD_KEY,
     deps=[key for feed, stream in STREAMS for key in hour_keys(feed, stream)],  # which depend on the archives
     description=(
-        "Sealed files, datasets, proofs, backfills and manifests in the object store that `SSMD_STORAGE_URL` names, each read back after "
-        "its upload. Nothing is deleted."
+        "Sealed files, datasets, proofs, backfills and manifests in the object store that `SSMD_STORAGE_URL` names, "
+        "each read back after its upload. Nothing is deleted."
     ),
     group_name="storage",
     owners=OWNERS,
