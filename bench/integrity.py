@@ -19,8 +19,8 @@ from ssmd_core.proof.rules import INTEGRITY_SCHEMA, UNTRUSTED_SCHEMA, Findings, 
 HOUR = datetime(2026, 11, 20, 11, tzinfo=UTC)
 STREAM = "bench"
 #: Fewer, and what an hour costs whatever is in it would be most of it.
-MESSAGES = 60_000
-REPEATS = 3
+MESSAGES = 40_000
+REPEATS = 2
 TARGET = 1.3
 
 

@@ -14,6 +14,7 @@ import orjson
 import pytest
 from integrity_rig import END_US, START_US, Rig, intervals, recv_us
 
+from ssmd_core.archive.tally import classify
 from ssmd_core.feeds import get
 from ssmd_core.messages.control import control_event
 from ssmd_core.messages.lines import Line
@@ -45,7 +46,7 @@ class Book:
     def move(self, chance: random.Random) -> bytes:
         """Change one level."""
         side = chance.choice(("bid", "ask"))
-        cents = chance.randrange(31, 45) if side == "bid" else chance.randrange(55, 69)
+        cents = chance.randrange(36, 45) if side == "bid" else chance.randrange(55, 64)
         before = self.levels.get((side, cents), 0)
         size = chance.choice((0, *range(1, 9))) if before else chance.randrange(1, 9)
         self.levels[side, cents] = size
@@ -180,7 +181,7 @@ def test_the_book_is_the_venue_s_at_every_moment(venue: Venue, seed: int) -> Non
 
     def send(frame: bytes) -> None:
         nonlocal position
-        replay.take(feed.route(frame).type, Line(frame, recv_us(position), position + 1, epoch, position))
+        replay.take(classify(feed, frame)[0], Line(frame, recv_us(position), position + 1, epoch, position))
         rule.take(venue.chunk([frame], position, epoch))
         position += 1
 

@@ -290,14 +290,14 @@ def test_damage_is_reported_and_nothing_else(rig: Rig, session: list[bytes], tmp
     assert oracle(frames) == []
     assert findings_of(rig, frames).untrusted.num_rows == 0
     before: dict[int, bytes | None] = {0: None}
-    for first in (300, 600):
+    for first in (150, 300):
         rule = hour_rule(KALSHI, None)
         rule.take(rig.chunk(frames[:first]))
         before[first] = rule.state()
     told = 0
     for seed in range(200):
-        first = (0, 300, 600)[seed % 3]
-        order = damage(first, first + 400, seed)
+        first = (0, 150, 300)[seed % 3]
+        order = damage(first, first + 250, seed)
         rule = hour_rule(KALSHI, before[first])
         rule.take(recording.chunk(order, first))
         received = [*frames[:first], *(frames[i] for i in order)]
@@ -308,7 +308,7 @@ def test_damage_is_reported_and_nothing_else(rig: Rig, session: list[bytes], tmp
         assert bool(troubles) == bool(expected), f"seed {seed}"
         told += bool(expected)
     # The others hit an acknowledgement, or removed the last frame: nothing that followed was wrong.
-    assert told > 190
+    assert told > 180
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -498,8 +498,6 @@ def test_an_open_interval_goes_on_in_the_next_hour(rig: Rig) -> None:
         found = following.finish(recv_us(3), END_US)
         assert (market, BOOKS, 3, end) in untrusted(found)
         assert "trade" not in found.untrusted["check"].to_pylist()
-    with pytest.raises(ValueError, match="not a state"):
-        hour_rule(KALSHI, b"\x00")
 
 
 def test_a_delta_that_breaks_its_schema_breaks_its_book(rig: Rig) -> None:

@@ -19,7 +19,6 @@ from little_archive import LittleArchive, at
 
 from ssmd_core.datasets.build import build_hour
 from ssmd_core.datasets.convert import Converted
-from ssmd_core.errors import ArchiveError
 from ssmd_core.feeds import get
 from ssmd_core.feeds.kraken.book import Item, KrakenBook, Level
 from ssmd_core.messages.control import control_event

@@ -10,7 +10,6 @@ import orjson
 import pytest
 from integrity_rig import END_US, EPOCH, START_US, Recording, Rig, damage, intervals, recv_us, rig_of
 
-from ssmd_core.errors import ArchiveError
 from ssmd_core.feeds import get
 from ssmd_core.messages.control import control_event
 from ssmd_core.messages.lines import Line

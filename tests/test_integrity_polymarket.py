@@ -13,13 +13,15 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integrity_rig import END_US, EPOCH, START_US, Rig, damage, frames_of, recv_us
+from integrity_rig import END_US, EPOCH, START_US, Recording, Rig, damage, frames_of, recv_us
 
 from ssmd_core.feeds import get
+from ssmd_core.feeds.polymarket.book import TokenBook
 from ssmd_core.feeds.polymarket.wire import number
 from ssmd_core.messages.control import control_event
 from ssmd_core.messages.lines import Line
 from ssmd_core.proof.rules import Findings, Hole, book_replay, hour_rule, live_check
+from ssmd_stream.replay.generator.frames import generate_frames
 
 POLYMARKET = get("polymarket")
 SESSION = "polymarket/ws/session_btc5m_2026-08-16_excerpt.jsonl"
@@ -225,6 +227,31 @@ def test_damage_is_reported_and_nothing_else(rig: Rig, samples: Path) -> None:
         told += any(row[1] == "checksum" for row in expected)
     # A duplicate does no harm, nor does a loss that the next change makes good.
     assert told > 30
+
+
+def test_one_hash_of_two_tokens_in_step_says_as_much_as_both(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "generated.jsonl"
+    path.write_bytes(b"\n".join(generate_frames("polymarket", 600, markets=2)))
+    recording = Recording(rig, path)
+    told = 0
+    for seed in range(40):
+        order = damage(0, 600, seed)
+        chunks = recording.chunk(order[:300]), recording.chunk(order[300:], 300)
+        found = []
+        for both in (False, True):
+            with pytest.MonkeyPatch.context() as patch:
+                if both:
+                    patch.setattr(TokenBook, "mirrors", lambda _self, _other: False)
+                rule = hour_rule(POLYMARKET, None)
+                for chunk in chunks:
+                    rule.take(chunk)
+                found.append((rule.finish(START_US, END_US), rule.state()))
+        (one, state), (two, state_of_both) = found
+        assert one.untrusted.equals(two.untrusted), f"seed {seed}"
+        assert one.integrity.equals(two.integrity), f"seed {seed}"
+        assert state == state_of_both, f"seed {seed}"
+        told += bool(one.untrusted.num_rows)
+    assert told > 5
 
 
 # -- the hash, one thing at a time

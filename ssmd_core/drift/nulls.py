@@ -14,8 +14,8 @@ MIN_ROWS = 100
 #: Share of nulls from which on a column is empty. Where a venue changes its format within the hour, the next one tells.
 EMPTY = 0.99
 #: Share of rows that had a value, below which a column is not expected to have one: `tick_size` of Polymarket's books
-#: is in the opening ones alone, a tenth of the rows of an hour with a reconnect and none of those after it. A member that
-#: was in every message and is renamed is missed in none.
+#: is in the opening ones alone, a tenth of the rows of an hour with a reconnect and none of those after it. A member
+#: that was in every message and is renamed is missed in none.
 FILLED = 0.5
 
 

@@ -257,24 +257,25 @@ def markdown(outcomes: Sequence[Outcome], seed: int) -> str:
 
 NOTES = """\
 ## How it is seen
-* **Silence.** What is unusual is measured against the connection itself: three times its longest pause of the last ten
-  minutes, at least 5 s and at most 45 s. Then the venue is asked for something that it must answer with market data:
-  snapshots of the three books that spoke last (Kalshi `get_snapshot`), or three tickers, products or tokens subscribed
-  anew. Only if nothing comes within 3 s is the connection given up. So a quiet hour costs a question now and then and
-  no reconnect; heartbeats and pongs do not count. If answers are all that comes for 30 s on a connection that never paused
-  for 2 s, it is given up too. Each time the patience doubles, up to 64 times, until data has flowed for a minute, or
-  has come by itself on a connection of ten minutes: two hours of maintenance cost seven connections. The registry's
-  constants of silence, on a connection or one of its channels, double in the same way. Kalshi without order books can
-  be asked nothing: there a dense connection is given up after 8 s, and a quiet one by the constant (300 s).
-* **Asked for, not delivered.** Order books and tickers begin with an opening message for each instrument. One that has
-  not come 10 s after the acknowledgement (Polymarket acknowledges nothing: after the request) is flagged and asked for
-  again, five times at most. An acknowledgement that has not come in 30 s is a refusal.
+* **Silence.** What is unusual is measured against the connection itself: three times its longest pause of the last
+  ten minutes, at least 5 s and at most 45 s. Then the venue is asked for something that it must answer with market
+  data: snapshots of the three books that spoke last (Kalshi `get_snapshot`), or three tickers, products or tokens
+  subscribed anew. Only if nothing comes within 3 s is the connection given up. So a quiet hour costs a question now
+  and then and no reconnect; heartbeats and pongs do not count. If answers are all that comes for 30 s on a connection
+  that never paused for 2 s, it is given up too. Each time the patience doubles, up to 64 times, until data has flowed
+  for a minute, or has come by itself on a connection of ten minutes: two hours of maintenance cost seven connections.
+  The registry's constants of silence, on a connection or one of its channels, double in the same way. Kalshi without
+  order books can be asked nothing: there a dense connection is given up after 8 s, and a quiet one by the constant
+  (300 s).
+* **Asked for, not delivered.** Order books and tickers begin with an opening message for each instrument. One that
+  has not come 10 s after the acknowledgement (Polymarket acknowledges nothing: after the request) is flagged and
+  asked for again, five times at most. An acknowledgement that has not come in 30 s is a refusal.
 * **Sequence and checksum.** The venue's rule sees every message. What it finds is archived as `trouble`, and the
   instruments are asked for again: within a quarter of a second, all that broke meanwhile in one command, then after
-  1, 2, 4, … 300 s while that does not help. Kalshi's books come anew with `get_snapshot`, which leaves the subscription
-  and its numbers alone; if that does not help, the market is taken off and added again. Of Polymarket's books, one
-  token of each market is watched live, as the two mirror each other: best bid and ask at every change, and the hash of one
-  token in sixteen. All tokens and hashes are proved hour by hour, from the archive.
+  1, 2, 4, … 300 s while that does not help. Kalshi's books come anew with `get_snapshot`, which leaves the
+  subscription and its numbers alone; if that does not help, the market is taken off and added again. Of Polymarket's
+  books, one token of each market is watched live, as the two mirror each other: best bid and ask at every change, and
+  the hash of one token in sixteen. All tokens and hashes are proved hour by hour, from the archive.
 * **Drift.** The sentinel here knows the venue's messages already; in production it learns a type from its first 300
   messages and 20 minutes. A type that the registry does not know is told at once.
 """

@@ -75,7 +75,7 @@ def diagnosis_report(
         return await diagnose(connection, day, model=model, run_failures=failures, force=config.force)
 
     made = with_database(settings, f"diagnosis of {day}", work)
-    yield _result(context, made, diagnosis_mail_of if config.mail else None)
+    yield _result(context, made, diagnosis_mail_of if config.mail else None, forced=config.force)
 
 
 @dg.asset(
@@ -112,11 +112,11 @@ def volume_report(
         return await analyze_volume(connection, day, inputs, model=model, force=config.force)
 
     made = with_database(settings, f"volumes of {day}", work)
-    yield _result(context, made, volume_mail_of if config.mail else None)
+    yield _result(context, made, volume_mail_of if config.mail else None, forced=config.force)
 
 
 def _result(
-    context: dg.AssetExecutionContext, made: "Made", mail_of: Callable[["Report"], "Mail"] | None
+    context: dg.AssetExecutionContext, made: "Made", mail_of: Callable[["Report"], "Mail"] | None, *, forced: bool
 ) -> dg.MaterializeResult[None]:
     report = made.report
     metadata: dict[str, Any] = {
@@ -136,7 +136,7 @@ def _result(
     }
     if mail_of is None:
         metadata["mail"] = "not sent: not asked for"
-    elif made.cached or not made.needed:
+    elif made.cached or not (made.needed or forced):
         metadata["mail"] = "not sent: nothing changed" if made.cached else "not sent: there is nothing to tell"
     else:
         metadata["mail"] = send_mail(context, mail_of(report))

@@ -86,10 +86,7 @@ class KalshiRule:
     def _end_replaced(self, read: Chunk) -> None:
         """A connector that was killed closes nothing: the next opening of its connection tells that it is gone."""
         opened = {
-            name: event
-            for name, events in sorted(read.events.items())
-            for event in events
-            if event.what == "open"
+            name: event for name, events in sorted(read.events.items()) for event in events if event.what == "open"
         }
         for name, event in sorted(opened.items(), key=lambda item: item[1].nats):
             for other in sorted(self._epochs.keys() - {name}):
