@@ -48,6 +48,10 @@ class Clock:
         self._last_ns = now
         return now
 
+    def stop(self) -> None:
+        """Show the present moment from now on."""
+        self._start_ns, self._made_ns, self._rate = self.now_ns(), time.monotonic_ns(), 0.0
+
     @classmethod
     def parse(cls, text: str | None) -> Clock:
         """Read `START[@RATE]`, e.g. `2026-11-22T11:00:00Z@180`; None or "" is the system clock.

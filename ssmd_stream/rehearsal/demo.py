@@ -143,6 +143,8 @@ async def run_demo(data: Path, seconds: float, progress: Callable[[str], None]) 
         await rig.wait_until_archived(names)
         result.problems += _ended(archiver, await archiver.stop())
         progress("Dagster builds and proves the hour, and the security master from what the venues list")
+        # A market that closes by the clock between two syncs would be a change.
+        clock.stop()
         environment = _dagster_environment(data, postgres, clock)
         await asyncio.to_thread(_prove_before, Settings.from_environment(environment), names, hour)
         result.problems += await _materialize(data, environment, "datasets", DATASETS, hour_key(hour))
