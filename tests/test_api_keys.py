@@ -504,6 +504,14 @@ def ssmd(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Ssmd:
     return call
 
 
+def refused_soon(api: ApiRig, key: str) -> bool:
+    """Another process has revoked the key: word of it comes within milliseconds, on a busy machine somewhat later."""
+    deadline_s = time.monotonic() + 5
+    while (status := api.get("/v1/keys/me", key).status_code) == 200 and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return status == 401
+
+
 def test_the_first_key_comes_from_the_command_line(ssmd: Ssmd, api: ApiRig) -> None:
     made = ssmd("keys", "create", "--admin", "--email", "you@example.com", "--expires", "720h")
     admin = made.stdout.strip()
@@ -525,9 +533,9 @@ def test_the_first_key_comes_from_the_command_line(ssmd: Ssmd, api: ApiRig) -> N
     assert api.get("/v1/settings", row["key"]).status_code == 200
     rotated = ssmd("keys", "rotate", row["prefix"], "--overlap", "0h").stdout.strip()
     assert api.get("/v1/keys/me", rotated).status_code == 200
-    assert api.get("/v1/keys/me", row["key"]).status_code == 401
+    assert refused_soon(api, row["key"])
     assert "is revoked" in ssmd("keys", "revoke", prefix_of(rotated)).stdout
-    assert api.get("/v1/keys/me", rotated).status_code == 401
+    assert refused_soon(api, rotated)
     assert row["prefix"] in ssmd("keys", "show", prefix_of(rotated)).stdout
     api.run(api.services.usage.flush())
     usage = json.loads(ssmd("keys", "usage", "--json").stdout)["usage"]

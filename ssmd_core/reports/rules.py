@@ -59,6 +59,8 @@ def summary_by_rules(evidence: Evidence, feeds: Sequence[Body], status: Status) 
         text += f" First of all, {first['feed']}: {found[0].short if found else first['issue'].rstrip('.')}."
     elif parts and status == "GREEN" and not evidence.of("run"):
         text += " No hour, format, trade or run asks for attention."
+    elif parts and evidence.unknown:
+        text += f" Not known: {'; '.join(evidence.unknown[:2])}."
     if runs := len(evidence.of("run")):
         text += f" {count_of(runs, 'run')} failed in these {DAYS} days."
     cited = [item.id for item in _scores(evidence) if item.facts["date"] == str(evidence.day)]
