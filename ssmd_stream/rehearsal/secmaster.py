@@ -16,6 +16,7 @@ from ssmd_stream import jetstream
 from ssmd_stream.cdc.names import STREAM
 from ssmd_stream.secmaster.sync import run_sync, tasks
 
+_EVENTS = "kalshi/events"
 CAUGHT_UP_S = 30.0
 
 
@@ -78,6 +79,9 @@ async def sync_again(settings: Settings) -> SecmasterResult:
                     venue.listed += report["fetched"]
                     venue.inserted += report["inserted"]
                     venue.rejected += report["rejected"]
+        # Events are listed before their markets: one whose last market is determined, but not paid out yet, is known
+        # to be settled only at the next listing.
+        await run_sync(_EVENTS, settings)
         await _wait_for_cdc(connection)
         result.cdc_events = await _published(settings)
         before = await wal_position(connection)
